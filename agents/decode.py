@@ -1,0 +1,182 @@
+"""decode: the raw bytes of a fetch become columns; what cannot be used becomes a dead letter.
+
+A bad record never raises and never takes a neighbour with it: the whole fetch is tried at once,
+and only if something in it is wrong are its records tried one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.formats import format_of
+from agents.records import Decoded, Ints, Records
+from agents.tables import Bad, Table, as_floats, as_strings
+from agents.times import BAD_TIME, parse_times
+from connectors.base import Fetch, Origin
+from schemas.config import Limits, Session, Stream
+from schemas.messages import DeadLetter
+
+
+class Decoder:
+    """Decodes the records of one stream; has no state that outlives a call.
+
+    Parameters
+    ----------
+    name, stream
+        The stream and its configuration.
+    limits
+        Bounds on sizes and times.
+    label
+        A field that holds each record's label, for measuring; it is never a feature.
+    """
+
+    def __init__(self, name: str, stream: Stream, limits: Limits, label: str | None = None) -> None:
+        self.name = name
+        self._label = label
+        self.stream = stream
+        self.limits = limits
+        self._format = format_of(stream, label)
+        self._required = [n for n, field in stream.fields.items() if field.required]
+
+    def __call__(self, fetch: Fetch) -> Decoded:
+        """Decode a fetch."""
+        good, bad, filtered = self._sift(fetch)
+        whole = len(good) == len(fetch)
+        values: Any = fetch.values if whole else [fetch.values[i] for i in good]
+        parsed = self._format.parse(values)
+        source = parsed.source if whole else np.asarray(good, dtype=np.int64)[parsed.source]
+        bad += [(good[i], why) for i, why in parsed.bad]
+        records, unusable = self._records(fetch, parsed.table, source)
+        letters = sorted([*bad, *unusable], key=lambda pair: pair[0])
+        return Decoded(records, [self._letter(fetch, *pair) for pair in letters], filtered)
+
+    def keys(self, fetch: Fetch) -> list[str | None]:
+        """Entity key of each message, ``None`` where none can be read."""
+        valid = [i for i, v in enumerate(fetch.values) if v]
+        parsed = self._format.parse([fetch.values[i] or b"" for i in valid])
+        keys: list[str | None] = [None] * len(fetch)
+        for key, index in zip(self._keys(parsed.table), parsed.source.tolist(), strict=True):
+            keys[valid[index]] = key
+        return keys
+
+    def _sift(self, fetch: Fetch) -> tuple[Sequence[int], list[tuple[int, Bad]], int]:
+        """Tell messages worth parsing from tombstones, empty and oversized ones."""
+        limit = self.limits.message_bytes
+        sizes = [-1 if value is None else len(value) for value in fetch.values]
+        if sizes and min(sizes) > 0 and max(sizes) <= limit:
+            return range(len(sizes)), [], 0
+        bad = []
+        for index, size in enumerate(sizes):
+            if size == 0:
+                bad.append((index, Bad("empty", "the message has no bytes")))
+            elif size > limit:
+                bad.append((index, Bad("too_large", f"{size} bytes, the limit is {limit}")))
+        good = [index for index, size in enumerate(sizes) if 0 < size <= limit]
+        return good, bad, sizes.count(-1)
+
+    def _keys(self, table: Table) -> Sequence[str | None]:
+        if self.stream.key == "none":
+            return [""] * len(table)
+        return as_strings(table.column(self.stream.key))
+
+    def _records(
+        self, fetch: Fetch, table: Table, source: Ints
+    ) -> tuple[Records, list[tuple[int, Bad]]]:
+        """Make columns, then weed out the rows whose key, time or required field is amiss."""
+        stream, limit = self.stream, self.limits.text_bytes
+        log_time = fetch.timestamps[source]
+        raw = None if stream.time.field is None else table.column(stream.time.field)
+        time, problems = parse_times(stream.time, raw, log_time)
+        log_time = np.where(log_time > 0, log_time, time)
+        keys = self._keys(table)
+        numbers = [as_floats(table.column(name)) for name in stream.of_type("number")]
+        records = Records(
+            partition=fetch.partition,
+            offset=fetch.offsets[source],
+            log_time=log_time,
+            time=time,
+            key=keys,  # type: ignore[arg-type]  # rows without one are weeded out below
+            numbers=np.stack(numbers, axis=1) if numbers else np.empty((len(table), 0)),
+            categories=tuple(as_strings(table.column(n)) for n in stream.of_type("category")),
+            texts=tuple(
+                [t if t is None else t[:limit] for t in as_strings(table.column(n))]
+                for n in stream.of_type("text")
+            ),
+            session=self._sessions(table),
+            ids=None if stream.id is None else as_strings(table.column(stream.id)),
+            origins=_pick(fetch.origins, source),
+            row=_rows_within(source) if stream.source.format == "arrow" else None,
+            labels=None if self._label is None else _as_labels(table.column(self._label)),
+        )
+        bad: dict[int, Bad] = {}
+        for index in map(int, np.flatnonzero(problems)):
+            reason: Any = "bad_time" if problems[index] == BAD_TIME else "missing_time"
+            shown = "" if raw is None else repr(raw[index])[:100]
+            bad[index] = Bad(reason, f"{stream.time.field}: {shown}")
+        for index in map(int, np.flatnonzero(time > log_time + int(self.limits.max_future))):
+            ahead = (int(time[index]) - int(log_time[index])) // 10**9
+            bad.setdefault(index, Bad("future_time", f"{ahead} s ahead of the log's time"))
+        self._weed(table, keys, bad)
+        if not bad:
+            return records, []
+        keep = np.ones(len(table), dtype=bool)
+        keep[list(bad)] = False
+        return records.select(keep), [(int(source[i]), why) for i, why in bad.items()]
+
+    def _weed(self, table: Table, keys: Sequence[str | None], bad: dict[int, Bad]) -> None:
+        """Mark rows without a key or a required field."""
+        if self.stream.key != "none" and (None in keys or "" in keys):
+            for index, key in enumerate(keys):
+                if not key:
+                    bad.setdefault(index, Bad("missing_key", f"no {self.stream.key!r}"))
+        for name in self._required:
+            for index, value in enumerate(table.column(name)):
+                if value is None or value != value:
+                    bad.setdefault(index, Bad("missing_required", f"no {name!r}"))
+
+    def _sessions(self, table: Table) -> Sequence[str] | None:
+        window = self.stream.window
+        if not isinstance(window, Session) or window.id is None:
+            return None
+        return [value or "" for value in as_strings(table.column(window.id))]
+
+    def _letter(self, fetch: Fetch, index: int, why: Bad) -> DeadLetter:
+        topic, number = fetch.partition
+        offset = int(fetch.offsets[index])
+        if fetch.origins is not None:
+            topic, number, offset = fetch.origins[index]
+        value = fetch.values[index] or b""
+        return DeadLetter(
+            stream=self.name,
+            reason=why.reason,
+            detail=why.detail,
+            topic=topic,
+            partition=number,
+            offset=offset,
+            original=value[: self.limits.dead_letter_bytes],
+            original_size=len(value),
+        )
+
+
+def _rows_within(source: Ints) -> Ints:
+    """Count the rows of each message from 0; ``source`` holds the message of each row."""
+    first = np.searchsorted(source, source, side="left")
+    return np.arange(len(source)) - first
+
+
+def _pick(origins: Sequence[Origin] | None, source: Ints) -> Sequence[Origin] | None:
+    return None if origins is None else [origins[int(index)] for index in source]
+
+
+def _as_labels(column: Sequence[Any]) -> NDArray[np.int8]:
+    """1 for an anomaly, 0 for a normal record, -1 where nothing is said."""
+    names = {None: -1, "": -1, "0": 0, "0.0": 0, "false": 0, "normal": 0, "-": 0, "-1": -1}
+    known = {
+        value: names.get(str(value).lower() if value is not None else None, 1)
+        for value in set(column)
+    }
+    return np.array([known[value] for value in column], dtype=np.int8)

@@ -1,0 +1,109 @@
+"""encode: columns become features that no model has a say in, so that state outlives any model.
+
+Numbers get their transform, category values and log templates their codes. Scaling and
+vocabularies belong to the model (:mod:`detectors.model`) and are applied to whole windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.keys import Groups, grow
+from agents.records import Floats, Ints, Records
+from agents.templates import CodeCache, Codes, TemplateMatcher
+from schemas.config import Stream
+
+DAY = 86_400 * 10**9
+
+
+def feature_names(stream: Stream) -> tuple[list[str], list[str]]:
+    """Return the names of the numeric features and of the category features of a record."""
+    numbers = stream.of_type("number")
+    if "gap" in stream.derive:
+        numbers.append("gap")
+    if "time_of_day" in stream.derive:
+        numbers += ["time_of_day_sin", "time_of_day_cos"]
+    return numbers, stream.of_type("category") + stream.of_type("text")
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """``num`` float32 ``[n, F]`` with ``NaN`` where missing, ``cat`` int32 codes ``[n, C]``."""
+
+    num: NDArray[np.float32]
+    cat: Codes
+
+
+class Encoder:
+    """Encodes the records of one partition of a stream.
+
+    Holds the last value and time of each key, for features that refer to the record before.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._matcher = TemplateMatcher()
+        self._codes = [CodeCache() for _ in stream.of_type("category")]
+        self._transforms = [stream.fields[n].transform for n in stream.of_type("number")]
+        self._derive = stream.derive
+        self._stateful = "gap" in stream.derive or bool(
+            {"difference", "rate"} & set(self._transforms)
+        )
+        self._last_time = np.full(0, -1, dtype=np.int64)
+        self._last = np.empty((0, len(self._transforms)))
+
+    def __call__(self, records: Records, groups: Groups) -> Features:
+        """Encode the records of a fetch, grouped by key."""
+        numbers = records.numbers
+        columns = [numbers[:, i] for i in range(numbers.shape[1])]
+        elapsed = np.full(len(records), np.nan)
+        if self._stateful and len(records):
+            before, elapsed = self._previous(records, groups)
+        for i, transform in enumerate(self._transforms):
+            if transform == "log1p":
+                columns[i] = np.sign(columns[i]) * np.log1p(np.abs(columns[i]))
+            elif transform != "none":
+                columns[i] = columns[i] - before[:, i]
+                if transform == "rate":
+                    columns[i] = columns[i] / np.maximum(elapsed, 1e-3)
+        if "gap" in self._derive:
+            columns.append(np.log1p(np.maximum(elapsed, 0.0)))
+        if "time_of_day" in self._derive:
+            angle = (records.time % DAY) * (2 * np.pi / DAY)
+            columns += [np.sin(angle), np.cos(angle)]
+        codes = [cache(c) for cache, c in zip(self._codes, records.categories, strict=True)]
+        codes += [self._matcher.codes(lines) for lines in records.texts]
+        n = len(records)
+        return Features(
+            np.stack(columns, axis=1).astype(np.float32)
+            if columns
+            else np.empty((n, 0), dtype=np.float32),
+            np.stack(codes, axis=1) if codes else np.empty((n, 0), dtype=np.int32),
+        )
+
+    def use_templates(self, templates: Sequence[str]) -> None:
+        """Match log lines against these templates from now on."""
+        self._matcher = TemplateMatcher(templates)
+
+    def _previous(self, records: Records, groups: Groups) -> tuple[Floats, Floats]:
+        """Return each record's predecessor in its key, and the seconds since; ``NaN`` without."""
+        top = int(groups.slot.max()) + 1
+        self._last_time = grow(self._last_time, top, -1)
+        self._last = grow(self._last, top, np.nan)
+        order, first = groups.order, groups.start
+        time: Ints = records.time[order]
+        numbers = records.numbers[order]
+        earlier = np.roll(time, 1)
+        before = np.roll(numbers, 1, axis=0)
+        earlier[first] = self._last_time[groups.slot]
+        before[first] = self._last[groups.slot]
+        elapsed = np.where(earlier < 0, np.nan, (time - earlier) / 1e9)
+        last = groups.start + groups.count - 1
+        self._last_time[groups.slot] = time[last]
+        self._last[groups.slot] = numbers[last]
+        out_before, out_elapsed = np.empty_like(before), np.empty_like(elapsed)
+        out_before[order], out_elapsed[order] = before, elapsed
+        return out_before, out_elapsed

@@ -1,0 +1,79 @@
+"""History from files as the fetches that Kafka would have delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from agents.decode import Decoder
+from connectors.base import Fetch, Partition
+from connectors.files import read_messages
+from connectors.partitioner import partitions_of
+from schemas.config import Limits, Stream
+
+
+def file_fetches(
+    decoder: Decoder,
+    stream: Stream,
+    topic: str,
+    paths: Sequence[str | Path],
+    *,
+    partitions: int,
+    limits: Limits,
+) -> Iterator[list[Fetch]]:
+    """Read files and assign their records to partitions as Kafka's default partitioner does.
+
+    Yields
+    ------
+    list[Fetch]
+        At most one fetch of each partition; offsets count the records of a partition. Records
+        without a key, and those of streams without keys, go round the partitions in turn.
+    """
+    offsets = [0] * partitions
+    total = 0
+    for messages in read_messages(paths, max_bytes=limits.message_bytes):
+        yield _assign(decoder, stream, topic, messages, offsets, total)
+        total += len(messages)
+
+
+def _assign(
+    decoder: Decoder,
+    stream: Stream,
+    topic: str,
+    messages: list[bytes],
+    offsets: list[int],
+    total: int,
+) -> list[Fetch]:
+    count = len(messages)
+    fetch = Fetch(
+        Partition(topic, 0),
+        np.arange(total, total + count),
+        np.zeros(count, dtype=np.int64),
+        [None] * count,
+        messages,
+    )
+    numbers = (np.arange(total, total + count)) % len(offsets)
+    if stream.key != "none":
+        keys = decoder.keys(fetch)
+        keyed = np.array([bool(key) for key in keys], dtype=bool)
+        encoded = [key.encode() for key in keys if key]
+        numbers[keyed] = partitions_of(encoded, len(offsets))
+    fetches = []
+    for number in range(len(offsets)):
+        index = np.flatnonzero(numbers == number)
+        if not len(index):
+            continue
+        first = offsets[number]
+        offsets[number] += len(index)
+        fetches.append(
+            Fetch(
+                Partition(topic, number),
+                np.arange(first, first + len(index)),
+                np.zeros(len(index), dtype=np.int64),
+                [None] * len(index),
+                [messages[i] for i in index.tolist()],
+            )
+        )
+    return fetches

@@ -1,0 +1,125 @@
+"""The state of one partition of one stream, and the steps that need nothing but it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.account import Ledger, RecentIds
+from agents.decide import Decider
+from agents.decode import Decoder
+from agents.encode import Encoder, feature_names
+from agents.incident import IncidentBook
+from agents.keys import KeyTable, group
+from agents.records import Records
+from agents.watch import Watcher
+from agents.window import Windows, make_windower
+from connectors.base import Fetch, Partition
+from detectors.model import Model
+from schemas.config import Stream
+from schemas.messages import DeadLetter
+
+NOT_WATCHED = ("time_of_day_sin", "time_of_day_cos")  # they go round by themselves
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What a fetch led to before any model was asked."""
+
+    records: Records
+    windows: Windows
+    dead_letters: list[DeadLetter]
+    accepted: NDArray[np.bool_]
+
+
+class RouteState:
+    """What one route has learned of one partition: calibration, drift, incidents."""
+
+    def __init__(self, name: str, route: str, stream: Stream, partitions: int) -> None:
+        self._stream, self._partitions = stream, partitions
+        self._per_day = stream.alerts.budget_per_day / partitions
+        gap = int(stream.alerts.incident_gap)
+        self.incidents = IncidentBook(name, route, self._per_day, gap)
+        self.newest = -(2**62)
+        self.asked_for_model = False
+        self.unscored = 0
+        self.model_id: str | None = None
+        self.decider: Decider
+        self.watcher: Watcher
+        self.watched: list[int] = []
+
+    def follow(self, model: Model) -> None:
+        """Take the calibration of a model that begins to speak; open incidents go on."""
+        if model.model_id == self.model_id:
+            return
+        self.model_id = model.model_id
+        rate = model.description.windows_per_day / self._partitions
+        self.decider = Decider(model.calibration, rate, self._per_day)
+        numbers = model.description.layout.numbers
+        self.watched = [i for i, name in enumerate(numbers) if name not in NOT_WATCHED]
+        names = [numbers[i] for i in self.watched]
+        self.watcher = Watcher(self._stream.drift, names, model.calibration)
+
+
+class PartitionState:
+    """All state that the outputs of one partition depend on.
+
+    It is a function of the partition's records in offset order, and of the models that were made
+    to speak at recorded offsets: never of a clock, of how records were fetched, or of what else
+    the worker holds.
+    """
+
+    def __init__(
+        self, name: str, stream: Stream, partition: Partition, decoder: Decoder, partitions: int
+    ) -> None:
+        self.name, self.stream, self.partition = name, stream, partition
+        self.ledger = Ledger()
+        self.encoder = Encoder(stream)
+        self.routes = {
+            route.label: RouteState(name, route.label, stream, partitions)
+            for route in stream.routes
+        }
+        self.first_time: int | None = None
+        numbers, categories = feature_names(stream)
+        self.windower = make_windower(stream, len(numbers), len(categories))
+        self._decoder = decoder
+        self._keys = KeyTable()
+        self._recent = RecentIds(stream.duplicates_within) if stream.id else None
+
+    def ingest(self, fetch: Fetch) -> Ingested:
+        """Decode, encode and window the records of a fetch."""
+        decoded = self._decoder(fetch)
+        ledger, records = self.ledger, decoded.records
+        if len(fetch) and ledger.first_offset < 0:
+            ledger.first_offset = int(fetch.offsets[0])
+        if len(fetch):
+            ledger.last_offset = int(fetch.offsets[-1])
+        ledger.records_in += decoded.records_in
+        ledger.filtered += decoded.filtered
+        ledger.dead_letter += len(decoded.dead_letters)
+        if self._recent is not None and records.ids is not None:
+            fresh = np.array([self._recent.fresh(i) for i in records.ids], dtype=bool)
+            ledger.duplicate += len(records) - int(fresh.sum())
+            records = records.select(fresh)
+        if len(records) and self.first_time is None:
+            self.first_time = int(records.time[0])
+        stateless = self.stream.key == "none"
+        slots = (
+            np.zeros(len(records), dtype=np.int64) if stateless else self._keys.assign(records.key)
+        )
+        groups = group(slots)
+        features = self.encoder(records, groups)
+        added = self.windower.add(records, features, groups)
+        late = int(added.late.sum())
+        ledger.late += late
+        ledger.windowed += len(records) - late
+        ledger.windows += len(added.windows)
+        return Ingested(records, added.windows, decoded.dead_letters, ~added.late)
+
+    def finish(self) -> Windows:
+        """Close all open windows: the input has ended."""
+        windows = self.windower.finish()
+        self.ledger.windows += len(windows)
+        return windows

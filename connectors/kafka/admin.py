@@ -1,0 +1,197 @@
+"""Topics: create the missing ones, and look at what is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
+
+from connectors.base import Partition
+from connectors.kafka.backoff import pauses
+from connectors.kafka.client import kafka_python_settings
+from schemas.config import Kafka
+from schemas.errors import SetupError
+
+__all__ = [
+    "TopicReport",
+    "TopicSpec",
+    "end_offsets",
+    "ensure_topics",
+    "topic_partitions",
+    "wait_for_broker",
+]
+
+BOOTSTRAP_MS = 5_000
+READY_MS = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic as it should be.
+
+    Attributes
+    ----------
+    partitions
+        Number of partitions.
+    compacted
+        Whether only the last message of each key is kept; otherwise messages expire by age.
+    retention_ms
+        Age at which messages expire; None leaves it to the broker.
+    max_message_bytes
+        Largest batch; None leaves it to the broker.
+    """
+
+    partitions: int = 1
+    compacted: bool = False
+    retention_ms: int | None = None
+    max_message_bytes: int | None = None
+
+    def settings(self) -> dict[str, str]:
+        """Return the topic's settings as the broker names them."""
+        settings = {"cleanup.policy": "compact" if self.compacted else "delete"}
+        if self.retention_ms is not None:
+            settings["retention.ms"] = str(self.retention_ms)
+        if self.max_message_bytes is not None:
+            settings["max.message.bytes"] = str(self.max_message_bytes)
+        return settings
+
+
+@dataclass(frozen=True, slots=True)
+class TopicReport:
+    """What :func:`ensure_topics` found and did.
+
+    ``mismatched`` holds, for topics whose number of partitions is another one, the number found
+    and the number asked for. It is never changed: keys would move to other partitions.
+    """
+
+    created: list[str] = field(default_factory=list)
+    existing: list[str] = field(default_factory=list)
+    mismatched: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def ensure_topics(config: Kafka, topics: Mapping[str, TopicSpec]) -> TopicReport:
+    """Create the topics that are missing, and return when all of them have leaders.
+
+    Raises
+    ------
+    SetupError
+        If the broker cannot be reached, or refuses.
+    """
+    report = TopicReport()
+    with _admin(config) as admin:
+        found = _described(admin, list(topics))
+        for name, spec in topics.items():
+            if name not in found and _create(admin, name, spec, config.replication):
+                report.created.append(name)
+        if topics:
+            admin.wait_for_topics(list(topics), timeout_ms=READY_MS)
+        found = _described(admin, list(topics))
+    for name, spec in topics.items():
+        if found[name] != spec.partitions:
+            report.mismatched[name] = (found[name], spec.partitions)
+        elif name not in report.created:
+            report.existing.append(name)
+    return report
+
+
+def topic_partitions(config: Kafka, topic: str) -> int | None:
+    """Return a topic's number of partitions, or None if there is no such topic.
+
+    Raises
+    ------
+    SetupError
+        If the broker cannot be reached, or refuses.
+    """
+    with _admin(config) as admin:
+        return _described(admin, [topic]).get(topic)
+
+
+def end_offsets(config: Kafka, topic: str) -> dict[Partition, int]:
+    """Return for each partition the offset that its next record will get.
+
+    Raises
+    ------
+    SetupError
+        If there is no such topic, or the broker cannot be reached.
+    """
+    count = topic_partitions(config, topic)
+    if count is None:
+        msg = f"there is no topic {topic!r} on {config.bootstrap}: create it (`eddy topics`)"
+        raise SetupError(msg)
+    with _errors(config):
+        consumer = KafkaConsumer(**kafka_python_settings(config), bootstrap_timeout_ms=BOOTSTRAP_MS)
+        try:
+            wanted = [TopicPartition(topic, number) for number in range(count)]
+            ends = consumer.end_offsets(wanted)
+        finally:
+            consumer.close()
+    return {Partition(topic, place.partition): int(end) for place, end in ends.items()}
+
+
+def wait_for_broker(config: Kafka, deadline_seconds: float) -> None:
+    """Return when the broker answers.
+
+    Raises
+    ------
+    SetupError
+        If it does not within the time.
+    """
+    end = time.monotonic() + deadline_seconds
+    for pause in pauses():
+        try:
+            with _admin(config) as admin:
+                admin.describe_cluster()
+                return
+        except SetupError:
+            if time.monotonic() + pause > end:
+                raise
+            time.sleep(pause)
+
+
+def _create(admin: KafkaAdminClient, name: str, spec: TopicSpec, replication: int) -> bool:
+    """Create a topic; False if somebody else has done so meanwhile."""
+    topic = {
+        "num_partitions": spec.partitions,
+        "replication_factor": replication,
+        "configs": spec.settings(),
+    }
+    try:
+        admin.create_topics({name: topic})
+    except TopicAlreadyExistsError:
+        return False
+    return True
+
+
+def _described(admin: KafkaAdminClient, topics: list[str]) -> dict[str, int]:
+    """Return the number of partitions of those topics that exist."""
+    if not topics:
+        return {}
+    found = admin.describe_topics(topics)
+    return {x["name"]: len(x["partitions"]) for x in found if not x["error_code"]}
+
+
+@contextmanager
+def _admin(config: Kafka) -> Iterator[KafkaAdminClient]:
+    with _errors(config):
+        admin = KafkaAdminClient(**kafka_python_settings(config), bootstrap_timeout_ms=BOOTSTRAP_MS)
+        try:
+            yield admin
+        finally:
+            admin.close()
+
+
+@contextmanager
+def _errors(config: Kafka) -> Iterator[None]:
+    """Say what the clients' errors mean and what to do."""
+    try:
+        yield
+    except KafkaTimeoutError as error:
+        msg = f"no Kafka broker answers at {config.bootstrap}: check `kafka.bootstrap` ({error})"
+        raise SetupError(msg) from error
+    except KafkaError as error:
+        msg = f"the Kafka broker at {config.bootstrap} refused: {error!r}"
+        raise SetupError(msg) from error

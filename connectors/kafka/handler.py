@@ -1,0 +1,75 @@
+"""What the worker asks of the pipeline that it drives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from connectors.base import Fetch, Output, Partition
+
+__all__ = ["Batch", "Handler"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a handler wants published, and what may be committed afterwards.
+
+    Attributes
+    ----------
+    outputs
+        Messages to publish, in order.
+    positions
+        For each partition that has advanced the offset of its next record: everything before it
+        is processed, and its messages are among these outputs or those of earlier batches.
+    """
+
+    outputs: Sequence[Output] = ()
+    positions: Mapping[Partition, int] = field(default_factory=dict)
+
+
+class Handler(Protocol):
+    """The pipeline as a worker sees it.
+
+    All methods are called in one thread of their own, one at a time, and may take their time: the
+    worker stays in its group meanwhile. An error ends the worker; nothing that was not published
+    before is committed, and its successor reads it again.
+    """
+
+    def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+        """Take on partitions, and tell where to begin.
+
+        Called before the first fetch. ``committed`` is the offset from which on nothing has been
+        published. State that was kept from an earlier assignment is good if and only if it stands
+        at exactly that offset. The result names the partitions that shall be read from an
+        earlier offset, to restore their state; what falls before the commit is then not to be
+        published again.
+        """
+        ...
+
+    def process(self, fetches: list[Fetch]) -> Batch:
+        """Process records; of each partition in offset order, without gaps or repetitions."""
+        ...
+
+    def idle(self) -> Batch | None:
+        """Use a moment at which no record waits; called at most once per tick."""
+        ...
+
+    def wants_barrier(self) -> bool:
+        """Tell whether something waits to be applied at a drained point; must be quick."""
+        ...
+
+    def barrier(self, positions: Mapping[Partition, int]) -> Batch:
+        """Apply it: all outputs are acknowledged, and ``positions`` are committed."""
+        ...
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        """Give up partitions, which may come back at once.
+
+        Everything processed is published and committed, unless the time for that ran out.
+        """
+        ...
+
+    def stop(self) -> Batch:
+        """Finish; the last call. What it returns is published and committed."""
+        ...

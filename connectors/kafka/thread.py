@@ -1,0 +1,286 @@
+"""The thread in which the aiokafka consumer lives: fetching, seeking, committing, leaving.
+
+Its methods that are coroutines of the application's loop go through :meth:`ConsumerThread.inside`;
+those with an underscore run inside the thread's own loop and alone touch the aiokafka consumer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    IllegalStateError,
+    KafkaError,
+    OffsetOutOfRangeError,
+)
+from aiokafka.protocol.group import LeaveGroupRequest
+from aiokafka.structs import OffsetAndMetadata
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from mode.threads import QueueServiceThread
+
+from connectors.base import Fetch, Partition
+from connectors.kafka.client import aiokafka_settings
+from connectors.kafka.records import to_fetch
+
+__all__ = ["Committed", "ConsumerThread", "Poll"]
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+# A dead worker's partitions are taken over after the first, and a rebalance is noticed after the
+# second (by default 60 s and 3 s).
+SESSION_MS = 10_000
+HEARTBEAT_MS = 500
+
+# How long the group waits for a member that still publishes what it has under way.
+REBALANCE_MS = 60_000
+
+# A worker that fetches nothing for so long, its handler hanging, leaves its partitions to others.
+MAX_POLL_MS = 300_000
+
+# Bytes of one partition and of all partitions of one broker in an answer. Every partition may
+# hold one such answer in memory while another part of the worker is slow.
+PARTITION_BYTES = 4 << 20
+FETCH_BYTES = 32 << 20
+
+# How long a broker may hold back an answer to gather records. While it does, a partition that was
+# held back cannot be asked for.
+FETCH_WAIT_MS = 500
+
+# Records of one partition in one fetch: a share of a batch, so that batches stay mixed and a
+# partition with a backlog does not keep the others waiting.
+FETCH_RECORDS = 4096
+
+COMMIT_SECONDS = 5.0
+LEAVE_SECONDS = 3.0
+
+
+class Committed(enum.Enum):
+    """How a commit went."""
+
+    DONE = "done"
+    LATER = "later"  # the coordinator is away: try again
+    LOST = "lost"  # the group has gone on without us: the records will be read again
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """What one poll brought.
+
+    Attributes
+    ----------
+    epoch
+        The assignment under which the records were read.
+    fetches
+        At most one per partition.
+    marks
+        For each assigned partition the position after this poll and the end of its log, where
+        both are known.
+    out_of_range
+        Partitions whose position is not in the log any more, or not yet.
+    """
+
+    epoch: int
+    fetches: list[Fetch] = field(default_factory=list)
+    marks: Mapping[Partition, tuple[int, int]] = field(default_factory=dict)
+    out_of_range: frozenset[Partition] = frozenset()
+
+
+class ConsumerThread(AIOKafkaConsumerThread):
+    """Faust's consumer thread with its settings, its calls and its end made ours."""
+
+    # The assignment that positions belong to: set with them, read with the records (see _poll).
+    epoch = 0
+
+    async def inside(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
+        """Run a coroutine in the thread's loop; give up after a time.
+
+        Faust's queue of calls has two workers, both of which a slow poll and a slow commit would
+        keep.
+        """
+        future = asyncio.run_coroutine_threadsafe(work, self.thread_loop)
+        return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
+
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        app = self.app
+        # A class per consumer: the assignor keeps the last assignment on the class.
+        self._sticky = type("_Sticky", (StickyPartitionAssignor,), {})
+        return AIOKafkaConsumer(
+            **aiokafka_settings(app.kafka),
+            client_id=app.conf.broker_client_id,
+            group_id=app.conf.id,
+            partition_assignment_strategy=[self._sticky],
+            enable_auto_commit=False,
+            # Never jump silently: where to begin is decided in _starts.
+            auto_offset_reset="none",
+            isolation_level=app.isolation_level,
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=HEARTBEAT_MS,
+            rebalance_timeout_ms=REBALANCE_MS,
+            max_poll_interval_ms=MAX_POLL_MS,
+            max_partition_fetch_bytes=PARTITION_BYTES,
+            fetch_max_bytes=FETCH_BYTES,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            # JoinGroup is answered when the last member has come, at most after REBALANCE_MS
+            request_timeout_ms=REBALANCE_MS + SESSION_MS,
+            metadata_max_age_ms=60_000,
+        )
+
+    async def on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
+        """Tell the assignor the generation, which aiokafka forgets, and go on as faust does."""
+        self._sticky.on_generation_assignment(generation_id)
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def poll(self, wanted: Iterable[Partition], seconds: float) -> Poll:
+        """Return what has been fetched from some partitions, waiting for it a while."""
+        places = {TopicPartition(*partition) for partition in wanted}
+        return await self.inside(self._poll(places, seconds), seconds + REBALANCE_MS / 1000)
+
+    async def _poll(self, places: set[TopicPartition], seconds: float) -> Poll:
+        consumer = self._ensure_consumer()
+        fetcher = consumer._fetcher
+        if consumer._closed or fetcher._closed:
+            raise ConsumerStoppedError
+        # Without this, aiokafka's coordination pauses for ever after an error that it deems fatal.
+        consumer._coordinator.check_errors()
+        lost: set[Partition] = set()
+        records: dict[TopicPartition, list[Any]] = {}
+        with fetcher._subscriptions.fetch_context():
+            try:
+                records = await fetcher.fetched_records(
+                    places, timeout=seconds, max_records=FETCH_RECORDS
+                )
+                # No await from here on: between the records and the epoch nothing may move.
+            except OffsetOutOfRangeError as error:
+                lost = {Partition(*place) for place in error.args[0]}
+        epoch = self.epoch
+        for place in places - records.keys():
+            records |= self._more(place)
+        fetches = [to_fetch(Partition(*x), found) for x, found in records.items() if found]
+        return Poll(epoch, fetches, self._marks(), frozenset(lost))
+
+    def _more(self, place: TopicPartition) -> dict[TopicPartition, list[Any]]:
+        """Take what else is there; :meth:`_poll` got the first partition's share."""
+        result = self._ensure_consumer()._fetcher._records.get(place)
+        if result is None or not hasattr(result, "getall"):
+            return {}
+        records = result.getall(FETCH_RECORDS)
+        if not result.has_more():
+            fetcher = self._ensure_consumer()._fetcher
+            del fetcher._records[place]
+            fetcher._notify(fetcher._wait_consume_future)
+        return {place: records}
+
+    def _marks(self) -> dict[Partition, tuple[int, int]]:
+        consumer = self._ensure_consumer()
+        subscription = consumer._subscription.subscription
+        assignment = None if subscription is None else subscription.assignment
+        if assignment is None:
+            return {}
+        committed = self.app.isolation_level == "read_committed"
+        marks = {}
+        for place in assignment.tps:
+            state = assignment.state_value(place)
+            end = state.lso if committed else state.highwater
+            if state.has_valid_position and end is not None:
+                marks[Partition(*place)] = (state.position, end)
+        return marks
+
+    async def committed(self, partitions: set[Partition], policy: str) -> dict[Partition, int]:
+        """Return the committed offset of each partition, after committing one where none was.
+
+        Where nothing was ever committed, ``policy`` (``earliest`` or ``latest``) decides, and its
+        answer is committed at once: a worker that is killed before its first commit would
+        otherwise begin at a later "latest" and skip records.
+        """
+        return await self.inside(self._committed(partitions, policy), COMMIT_SECONDS)
+
+    async def _committed(self, partitions: set[Partition], policy: str) -> dict[Partition, int]:
+        consumer = self._ensure_consumer()
+        places = [TopicPartition(*partition) for partition in partitions]
+        found = await consumer._coordinator.fetch_committed_offsets(places)
+        offsets = {place: value.offset for place, value in found.items()}
+        missing = [place for place in places if place not in offsets]
+        if missing:
+            begin = consumer.beginning_offsets if policy == "earliest" else consumer.end_offsets
+            fresh = await begin(missing)
+            await consumer.commit({x: OffsetAndMetadata(y, "") for x, y in fresh.items()})
+            offsets |= fresh
+        return {Partition(*place): offset for place, offset in offsets.items()}
+
+    async def earliest(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """Return the first offset that each partition still has."""
+        consumer = self._ensure_consumer()
+        places = [TopicPartition(*partition) for partition in partitions]
+        offsets = await self.inside(consumer.beginning_offsets(places), COMMIT_SECONDS)
+        return {Partition(*place): offset for place, offset in offsets.items()}
+
+    async def start_at(self, offsets: Mapping[Partition, int], epoch: int) -> None:
+        """Set positions; records that a poll returns from now on carry the epoch."""
+        await self.inside(self._start_at(offsets, epoch), COMMIT_SECONDS)
+
+    async def _start_at(self, offsets: Mapping[Partition, int], epoch: int) -> None:
+        consumer = self._ensure_consumer()
+        for partition, offset in offsets.items():
+            consumer.seek(TopicPartition(*partition), offset)
+        self.epoch = epoch
+
+    async def commit_offsets(self, offsets: Mapping[Partition, int]) -> Committed:
+        """Commit; faust's own way ends the worker when the coordinator is away."""
+        places = {TopicPartition(*x): OffsetAndMetadata(y, "") for x, y in offsets.items()}
+        try:
+            consumer = self._ensure_consumer()
+            await self.inside(consumer.commit(places), COMMIT_SECONDS)
+        except (CommitFailedError, IllegalStateError) as error:
+            log.warning("commit refused", reason=str(error), offsets=_readable(offsets))
+            return Committed.LOST
+        except (KafkaError, TimeoutError, RuntimeError) as error:
+            log.warning("commit postponed", reason=repr(error), offsets=_readable(offsets))
+            return Committed.LATER
+        return Committed.DONE
+
+    async def on_thread_stop(self) -> None:
+        """Leave the group within a bounded time, also out of the middle of joining it."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(QueueServiceThread.on_thread_stop(self), 1.0)
+        consumer = self._consumer
+        if consumer is None:
+            return
+        stopping = asyncio.ensure_future(consumer.stop())
+        await asyncio.wait([stopping], timeout=LEAVE_SECONDS)
+        if not stopping.done():
+            stopping.cancel()
+            await self._leave(consumer)
+
+    async def _leave(self, consumer: AIOKafkaConsumer) -> None:
+        """Say goodbye past a join that is not answered.
+
+        The broker answers a connection's requests in order, and so ours go over another one.
+        """
+        coordinator, client = consumer._coordinator, consumer._client
+        with contextlib.suppress(KafkaError, TimeoutError, AttributeError):
+            if coordinator.member_id and coordinator.coordinator_id is not None:
+                request = LeaveGroupRequest(coordinator.group_id, coordinator.member_id)
+                async with asyncio.timeout(1.0):
+                    await client.send(coordinator.coordinator_id, request)
+        with contextlib.suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(1.0):
+                await client.close()
+
+    def close(self) -> None:
+        """Do nothing: faust would close the client in the wrong event loop."""
+
+
+def _readable(offsets: Mapping[Partition, int]) -> dict[str, int]:
+    return {f"{topic}/{number}": offset for (topic, number), offset in offsets.items()}

@@ -1,0 +1,74 @@
+"""Every detector by its catalogue id: adding one takes its file and one line here."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from detectors import artefact
+from detectors.detector import DESCRIPTION, WEIGHTS, Description, Detector
+from schemas.errors import ArtefactError, DataError
+from schemas.nearest import nearest
+
+CATALOGUE: dict[str, str] = {
+    "count_vector": "detectors.count_vector:CountVector",
+    "devnet": "detectors.devnet:DevNet",
+    "ffp": "detectors.ffp:FutureFramePrediction",
+    "iforest": "detectors.iforest:IsolationForest",
+    "knn": "detectors.knn:NearestNeighbours",
+    "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",
+    "pca": "detectors.pca:PrincipalComponents",
+    "svdd": "detectors.svdd:DeepSvdd",
+}
+
+
+def detector_class(name: str) -> type[Detector]:
+    """Import the class of catalogue id ``name``.
+
+    Raises
+    ------
+    DataError
+        If there is no such id; the message names the nearest one.
+    """
+    if name not in CATALOGUE:
+        msg = f"no detector {name!r}{nearest(name, CATALOGUE)}; see 'eddy detectors'"
+        raise DataError(msg)
+    module, _, attribute = CATALOGUE[name].partition(":")
+    found: type[Detector] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def create(name: str, *, seed: int = 0, device: str = "cpu", **settings: Any) -> Detector:
+    """Make an unfitted detector.
+
+    >>> create("pca", seed=0, components=2)
+    <pca seed=0 on cpu, not fitted>
+    """
+    return detector_class(name)(seed=seed, device=device, **settings)
+
+
+def from_files(files: dict[str, bytes], where: str, *, device: str = "cpu") -> Detector:
+    """Rebuild a detector from checked files (:func:`detectors.artefact.read`)."""
+    try:
+        description = msgspec.json.decode(files[DESCRIPTION], type=Description)
+        weights = files[WEIGHTS]
+    except (KeyError, msgspec.DecodeError) as error:
+        msg = f"{where}: not a detector ({error}); fit the model again"
+        raise ArtefactError(msg) from error
+    settings = msgspec.json.decode(description.config, type=dict[str, Any])
+    detector = create(description.detector, seed=description.seed, device=device, **settings)
+    return detector.restore(description, weights)
+
+
+def load(path: str | Path, *, device: str = "cpu") -> Detector:
+    """Read a detector written by :meth:`detectors.detector.Detector.save`.
+
+    Raises
+    ------
+    ArtefactError
+        If a file is missing or was altered, or belongs to another detector.
+    """
+    return from_files(artefact.read(Path(path)), str(path), device=device)

@@ -1,0 +1,384 @@
+"""The contract of every detector.
+
+A detector learns what is normal from windows (``fit``) and then says how far a window is from it
+(``score``): larger is more anomalous, always. It is a pure function of its state: it never reads a
+clock, a topic or the environment, and scoring changes nothing. Thresholds, p-values and alerts are
+not its business.
+
+A new detector is one file with a subclass of :class:`Detector` and one line in
+:mod:`detectors.catalogue`; the generic checks in :mod:`detectors.checks` then come free.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import msgspec
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from detectors import artefact
+from detectors.batch import WindowBatch, Windows, as_batch
+from detectors.capabilities import Capabilities
+from detectors.scaling import RobustScaler
+from detectors.scores import Explain, Scores
+from schemas.errors import ArtefactError, DataError, LabelsError, NotFittedError, ShapeError
+
+DESCRIPTION = "detector.json"
+WEIGHTS = "weights.safetensors"
+UNLABELLED = -1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much work a fit may do; training stops cleanly at the first limit reached.
+
+    Attributes
+    ----------
+    seconds, steps
+        Limits on wall time and on optimiser steps; ``None`` leaves the detector's own epochs.
+    """
+
+    seconds: float | None = None
+    steps: int | None = None
+
+
+@dataclass
+class FitReport:
+    """What a fit did.
+
+    Attributes
+    ----------
+    losses
+        Mean training loss of each epoch; empty where nothing is trained.
+    windows, trimmed
+        Windows learned from, and windows left out as too unlike the rest.
+    stopped
+        Why training ended: ``epochs``, ``early stop``, ``budget`` or ``closed form``.
+    seconds
+        Wall time.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    windows: int = 0
+    trimmed: int = 0
+    stopped: str = "closed form"
+    seconds: float = 0.0
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """Sizes that a fitted detector insists on: steps, features, ids of each category field."""
+
+    steps: int
+    features: int
+    vocab: tuple[int, ...]
+
+
+class Description(msgspec.Struct, frozen=True):
+    """Content of ``detector.json``."""
+
+    detector: str
+    config: msgspec.Raw
+    seed: int
+    shape: Shape
+
+
+class Detector(ABC):
+    """Base of all detectors: argument checks, scaling, chunking, files.
+
+    Parameters
+    ----------
+    seed
+        Every random choice of ``fit`` follows from it.
+    device
+        Where the tensors live, for instance ``cpu`` or ``cuda``.
+    **settings
+        Fields of the detector's ``Config``.
+
+    Notes
+    -----
+    Subclasses set ``caps`` and ``Config`` and implement ``_fit``, ``_score``, ``_state`` and
+    ``_restore``. The batches they get are on ``device``, with numbers already scaled and free of
+    ``NaN``, and numbers under the mask set to 0 and ids to padding.
+    """
+
+    caps: ClassVar[Capabilities]
+    Config: ClassVar[type[msgspec.Struct]]
+    chunk: ClassVar[int] = 8192
+    """Windows scored in one pass; bounds memory and changes no score."""
+
+    def __init__(self, *, seed: int = 0, device: str = "cpu", **settings: Any) -> None:
+        try:
+            self.config: Any = msgspec.convert(settings, self.Config)
+        except msgspec.ValidationError as error:
+            msg = f"{self.caps.name}: {error}"
+            raise DataError(msg) from error
+        unknown = settings.keys() - {f.name for f in msgspec.structs.fields(self.Config)}
+        if unknown:
+            known = ", ".join(f.name for f in msgspec.structs.fields(self.Config))
+            msg = f"{self.caps.name}: no setting {sorted(unknown)[0]!r}; it has {known}"
+            raise DataError(msg)
+        self.seed = seed
+        self.device = device
+        self.shape: Shape | None = None
+        self.report = FitReport()
+        self._scaler = RobustScaler(torch.zeros(0), torch.ones(0))
+
+    def __repr__(self) -> str:
+        state = "not fitted" if self.shape is None else f"fitted on {self.report.windows} windows"
+        return f"<{self.caps.name} seed={self.seed} on {self.device}, {state}>"
+
+    # -- learning ---------------------------------------------------------------------------
+
+    def fit(
+        self, windows: Windows, labels: ArrayLike | None = None, *, budget: Budget | None = None
+    ) -> Self:
+        """Learn from scratch; returns itself.
+
+        Parameters
+        ----------
+        windows
+            Window batch, ``[N, F]`` records or ``[N, T, F]`` windows, oldest first.
+        labels
+            ``[N]``: 1 anomaly, 0 normal, -1 unlabelled. Ignored by detectors without labels.
+        budget
+            Limits on the work.
+
+        Raises
+        ------
+        DataError
+            If there are no windows, or of a kind that the detector does not take.
+        LabelsError
+            If labels are needed and fewer than ``caps.min_labels`` anomalies are given.
+        """
+        batch = as_batch(windows)
+        self._check_kind(batch)
+        marks = self._check_labels(batch, labels)
+        normal = batch if marks is None else batch[marks != 1]
+        self._scaler = RobustScaler.fit(normal if len(normal) else batch).to(self.device)
+        self.shape = Shape(batch.steps, batch.features, batch.vocab)
+        self.report = FitReport(windows=len(batch))
+        generator_state = torch.get_rng_state()
+        torch.manual_seed(self.seed)
+        try:
+            self._fit(self._prepare(batch), marks, budget or Budget())
+        except BaseException:
+            self.shape = None
+            raise
+        finally:
+            torch.set_rng_state(generator_state)
+        return self
+
+    def partial_fit(
+        self, windows: Windows, labels: ArrayLike | None = None, *, budget: Budget | None = None
+    ) -> Self:
+        """Learn a little more from new windows, keeping scaler and sizes; returns itself.
+
+        Raises
+        ------
+        DataError
+            If the detector cannot (``caps.partial_fit == "none"``).
+        NotFittedError
+            Before the first ``fit``.
+        """
+        if self.caps.partial_fit == "none":
+            msg = f"{self.caps.name}: cannot learn incrementally; call fit() on all windows"
+            raise DataError(msg)
+        batch = self._accept(windows)
+        marks = self._check_labels(batch, labels)
+        generator_state = torch.get_rng_state()
+        torch.manual_seed(self.seed + 1)
+        try:
+            self._partial_fit(self._prepare(batch), marks, budget or Budget())
+        finally:
+            torch.set_rng_state(generator_state)
+        return self
+
+    # -- scoring ----------------------------------------------------------------------------
+
+    def score(self, windows: Windows, *, explain: Explain = "none") -> Scores:
+        """Score windows; changes nothing, draws nothing at random.
+
+        Parameters
+        ----------
+        windows
+            Windows with the number of features and fields of the fit; shorter ones are taken,
+            longer ones only by detectors that pad (``caps.pads``).
+        explain
+            ``"full"`` also fills in the explanations that ``caps`` promises.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ShapeError
+            If the windows have other features, fields or (where it matters) more steps.
+        """
+        batch = self._accept(windows)
+        parts = [self._score_chunk(part, explain) for part in batch.chunks(self.chunk)]
+        return Scores.concatenate(parts) if parts else self._score_chunk(batch, explain)
+
+    def _score_chunk(self, batch: WindowBatch, explain: Explain) -> Scores:
+        if len(batch) == 0:
+            return self._empty(batch, explain)
+        with torch.inference_mode():
+            scores = self._score(self._prepare(batch), explain)
+        expected = scores.expected
+        if expected is not None:
+            expected = self._scaler.inverse(expected)
+        return Scores(
+            scores.score.float(), scores.step, scores.feature, expected, scores.uncertainty
+        )
+
+    def _empty(self, batch: WindowBatch, explain: Explain) -> Scores:
+        full = explain == "full"
+        return Scores(
+            torch.zeros(0),
+            torch.zeros(0, batch.steps) if full and self.caps.per_step else None,
+            torch.zeros(0, batch.steps, batch.features + batch.fields)
+            if full and self.caps.per_feature
+            else None,
+            torch.zeros_like(batch.num) if full and self.caps.gives_expected else None,
+        )
+
+    # -- files ------------------------------------------------------------------------------
+
+    def to_files(self) -> dict[str, bytes]:
+        """Everything that a score depends on, as ``file name -> content``.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        shape = self._fitted()
+        state = {
+            "scaler.center": self._scaler.center,
+            "scaler.scale": self._scaler.scale,
+            **self._state(),
+        }
+        tensors = {name: t.detach().to("cpu").contiguous().clone() for name, t in state.items()}
+        description = Description(
+            self.caps.name, msgspec.Raw(msgspec.json.encode(self.config)), self.seed, shape
+        )
+        return {
+            DESCRIPTION: msgspec.json.format(msgspec.json.encode(description)),
+            WEIGHTS: safetensors.torch.save(tensors),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the detector into the directory ``path``, which is replaced."""
+        artefact.write(Path(path), self.to_files())
+
+    def restore(self, description: Description, weights: bytes) -> Self:
+        """Take over the state of a saved detector; returns itself."""
+        state = {n: t.to(self.device) for n, t in safetensors.torch.load(weights).items()}
+        try:
+            self._scaler = RobustScaler(state.pop("scaler.center"), state.pop("scaler.scale"))
+            self.shape = description.shape
+            self._restore(state)
+        except (KeyError, RuntimeError) as error:
+            self.shape = None
+            msg = f"{WEIGHTS}: does not fit {self.caps.name}: {error}; fit the model again"
+            raise ArtefactError(msg) from error
+        return self
+
+    # -- what a subclass provides -----------------------------------------------------------
+
+    @abstractmethod
+    def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
+        """Learn from scaled windows; fill in ``self.report``. ``self.shape`` is set."""
+
+    def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
+        """Learn more; only where ``caps.partial_fit`` is not ``none``."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def _score(self, data: WindowBatch, explain: Explain) -> Scores:
+        """Score scaled windows (``B >= 1``); ``expected`` in scaled units."""
+
+    @abstractmethod
+    def _state(self) -> dict[str, Tensor]:
+        """All tensors that a score depends on, by name; none may share storage."""
+
+    @abstractmethod
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        """Take over what ``_state`` gave; ``self.shape`` and ``self.config`` are set."""
+
+    # -- checks -----------------------------------------------------------------------------
+
+    def _fitted(self) -> Shape:
+        if self.shape is None:
+            msg = f"{self.caps.name}: not fitted; call fit(windows) or load a saved model first"
+            raise NotFittedError(msg)
+        return self.shape
+
+    def _accept(self, windows: Windows) -> WindowBatch:
+        shape, batch, name = self._fitted(), as_batch(windows), self.caps.name
+        if batch.features != shape.features or batch.vocab != shape.vocab:
+            msg = (
+                f"{name}: fitted on {shape.features} features and vocabularies {shape.vocab}, "
+                f"got {batch.features} and {batch.vocab}; encode with the model's own encoder"
+            )
+            raise ShapeError(msg)
+        if batch.steps > shape.steps and not self.caps.pads:
+            msg = f"{name}: fitted on {shape.steps} steps, got {batch.steps}; shorten the windows"
+            raise ShapeError(msg)
+        return batch
+
+    def _prepare(self, batch: WindowBatch) -> WindowBatch:
+        batch = batch.to(self.device)
+        real = batch.mask.unsqueeze(-1)
+        num = self._scaler(batch.num).masked_fill(~real, 0.0)
+        return WindowBatch(num, batch.cat.masked_fill(~real, 0), batch.mask, batch.vocab)
+
+    def _check_kind(self, batch: WindowBatch) -> None:
+        name, kinds = self.caps.name, self.caps.kinds
+        if len(batch) == 0:
+            msg = f"{name}: no windows to fit on; give it at least one"
+            raise DataError(msg)
+        if torch.isinf(batch.num).any():
+            feature = int(torch.isinf(batch.num).any(dim=0).any(dim=0).nonzero()[0])
+            msg = f"{name}: feature {feature} holds infinite values; clip or drop those records"
+            raise DataError(msg)
+        taken = set()
+        if batch.features and "record" in kinds:
+            taken.add("record")
+        if batch.features and batch.steps > 1 and "series" in kinds:
+            taken.add("series")
+        if batch.fields and not batch.features:
+            taken |= {"events", "catrec"} & set(kinds)
+        if batch.fields and batch.features and ("record" in kinds or "events" in kinds):
+            taken.add("record")
+        if not taken:
+            msg = (
+                f"{name}: takes {', '.join(kinds)}; got {batch.features} numbers and "
+                f"{batch.fields} categories over {batch.steps} steps; choose another detector"
+            )
+            raise DataError(msg)
+
+    def _check_labels(self, batch: WindowBatch, labels: ArrayLike | None) -> Tensor | None:
+        caps = self.caps
+        if not caps.uses_labels:
+            return None
+        array = np.full(len(batch), UNLABELLED) if labels is None else np.asarray(labels)
+        if array.shape != (len(batch),) or not np.isin(array, (-1, 0, 1)).all():
+            msg = (
+                f"{caps.name}: labels must be {len(batch)} values of 1 (anomaly), 0 (normal) or -1 "
+                f"(unlabelled), got shape {array.shape}"
+            )
+            raise LabelsError(msg)
+        anomalies = int((array == 1).sum())
+        if anomalies < caps.min_labels:
+            msg = (
+                f"{caps.name}: learns from labelled anomalies and needs at least "
+                f"{caps.min_labels}, got {anomalies}; label some, or use a detector without labels"
+            )
+            raise LabelsError(msg)
+        return torch.from_numpy(array.astype(np.int8)).to(self.device)

@@ -1,0 +1,278 @@
+"""A model: a fitted detector with all it needs to score the windows of one route.
+
+It takes windows as the pipeline keeps them, as arrays of raw numbers and category codes, and
+gives back arrays. Vocabularies, log templates and calibration scores travel with the detector,
+so training and serving cannot differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+
+from detectors import artefact
+from detectors.batch import WindowBatch
+from detectors.catalogue import create, from_files
+from detectors.detector import Budget, Detector
+from detectors.vocabulary import Vocabulary, VocabularyIndex
+from schemas.errors import ArtefactError, DataError
+
+MODEL = "model.json"
+CALIBRATION = "calibration.safetensors"
+MISSING = "missing"
+CALIBRATION_SHARE = 0.3
+CALIBRATION_SIZE = 8192
+FIT_SIZE = 100_000
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """What the windows of a route look like; two layouts that differ never share a model.
+
+    Attributes
+    ----------
+    stream, route
+        Names.
+    steps, numbers, categories
+        Steps of a window, and names of its numeric and category features.
+    window
+        The window specification, as text.
+    """
+
+    stream: str
+    route: str
+    steps: int
+    numbers: tuple[str, ...]
+    categories: tuple[str, ...]
+    window: str
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """Content of ``model.json``.
+
+    ``windows_per_day`` is the rate of the history that the model was fitted on, ``data_from`` and
+    ``data_to`` its event times in ns.
+    """
+
+    layout: Layout
+    vocabularies: tuple[Vocabulary, ...]
+    templates: tuple[str, ...] = ()
+    windows_per_day: float
+    data_from: int
+    data_to: int
+    parent_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowArrays:
+    """Windows as the pipeline keeps them, oldest first.
+
+    ``num`` float32 ``[W, T, F]`` with ``NaN`` where missing, ``cat`` int32 codes ``[W, T, C]``,
+    ``length`` ``[W]`` real steps, ``time`` ``[W]`` event time of the last record in ns.
+    """
+
+    num: NDArray[np.float32]
+    cat: NDArray[np.int32]
+    length: NDArray[np.int64]
+    time: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    def __getitem__(self, rows: Any) -> WindowArrays:
+        """Pick windows."""
+        return WindowArrays(self.num[rows], self.cat[rows], self.length[rows], self.time[rows])
+
+
+def feature_columns(layout: Layout) -> list[str]:
+    """Name what a model explains by: numbers, missing values if there are numbers, categories."""
+    missing = [MISSING] if layout.numbers else []
+    return [*layout.numbers, *missing, *layout.categories]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why ``W`` windows scored as they did.
+
+    ``share`` ``[W, T, E]``: parts of the features that :func:`feature_columns` names; they sum
+    to 1. ``expected`` ``[W, T, F]`` in the units of the input, if the detector predicts.
+    """
+
+    share: NDArray[np.float64]
+    expected: NDArray[np.float64] | None
+
+
+class WindowEncoder:
+    """Turns windows into tensors: ids for codes, and a count of missing numbers at each step."""
+
+    def __init__(self, vocabularies: Sequence[Vocabulary]) -> None:
+        self._index = VocabularyIndex(vocabularies)
+        self._sizes = tuple(len(vocabulary) for vocabulary in vocabularies)
+
+    def __call__(self, windows: WindowArrays) -> WindowBatch:
+        """Encode windows for a detector."""
+        num, steps = windows.num, windows.num.shape[1]
+        if num.shape[2]:
+            missing = np.isnan(num).sum(axis=2, keepdims=True, dtype=np.float32)
+            num = np.concatenate([num, missing], axis=2)
+        mask = np.arange(steps) < windows.length[:, None]
+        return WindowBatch(
+            num=torch.from_numpy(num),
+            cat=torch.from_numpy(self._index(windows.cat)),
+            mask=torch.from_numpy(mask),
+            vocab=self._sizes,
+        )
+
+
+class Model:
+    """A fitted detector, its vocabularies and its calibration scores."""
+
+    def __init__(
+        self, description: Description, detector: Detector, calibration: NDArray[np.float64]
+    ) -> None:
+        self.description = description
+        self.detector = detector
+        self.calibration = calibration
+        self._encode = WindowEncoder(description.vocabularies)
+        self.model_id = artefact.manifest_of(self.to_files()).artefact_id
+
+    @classmethod
+    def fit(
+        cls,
+        layout: Layout,
+        windows: WindowArrays,
+        *,
+        detector: str,
+        settings: Mapping[str, Any] | None = None,
+        labels: NDArray[np.int8] | None = None,
+        templates: tuple[str, ...] = (),
+        parent_id: str | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+        budget: Budget | None = None,
+    ) -> Model:
+        """Fit on the older windows and calibrate on the newer ones, which the fit never sees.
+
+        Raises
+        ------
+        DataError
+            If there are fewer than 20 windows.
+        """
+        if len(windows) < 20:
+            msg = (
+                f"{layout.stream}/{layout.route}: {len(windows)} windows are too few to fit and "
+                "calibrate on (20 at least); give more history"
+            )
+            raise DataError(msg)
+        marks = np.full(len(windows), -1, dtype=np.int8) if labels is None else labels
+        order = np.argsort(windows.time, kind="stable")
+        cut = int(len(order) * (1 - CALIBRATION_SHARE))
+        older = _spread(order[:cut], FIT_SIZE, keep=marks == 1)
+        newer = _spread(order[cut:][marks[order[cut:]] != 1], CALIBRATION_SIZE)
+        real = np.arange(layout.steps) < windows.length[order[:cut], None]
+        codes = windows.cat[order[:cut]][real]
+        first, last = int(windows.time[order[0]]), int(windows.time[order[-1]])
+        description = Description(
+            layout=layout,
+            vocabularies=tuple(Vocabulary.fit(codes[:, c]) for c in range(codes.shape[1])),
+            templates=templates,
+            windows_per_day=len(windows) / max((last - first) / 86_400e9, 1e-6),
+            data_from=first,
+            data_to=last,
+            parent_id=parent_id,
+        )
+        encode = WindowEncoder(description.vocabularies)
+        fitted = create(detector, seed=seed, device=device, **(settings or {}))
+        fitted.fit(encode(windows[older]), marks[older], budget=budget)
+        calibration = fitted.score(encode(windows[newer])).score
+        return cls(description, fitted, calibration.to("cpu", torch.float64).numpy())
+
+    # -- scoring ----------------------------------------------------------------------------
+
+    def score(self, windows: WindowArrays) -> NDArray[np.float64]:
+        """Return the ``[W]`` scores of windows."""
+        scores = self.detector.score(self._encode(windows)).score
+        return scores.to("cpu", torch.float64).numpy()
+
+    def explain(self, windows: WindowArrays) -> Explanation:
+        """Say what made the scores of windows; slower than :meth:`score`."""
+        scores = self.detector.score(self._encode(windows), explain="full")
+        width = windows.num.shape[2] + bool(windows.num.shape[2]) + windows.cat.shape[2]
+        share = np.zeros((*windows.num.shape[:2], width))
+        if scores.feature is not None:
+            share[:] = scores.feature.to("cpu", torch.float64).numpy()
+        elif scores.step is not None:
+            step = scores.step.to("cpu", torch.float64).numpy()
+            share[:] = step[:, :, None] / width
+        else:
+            real = np.arange(share.shape[1]) < windows.length[:, None]
+            share[:] = real[:, :, None] / width
+        share /= np.maximum(share.sum(axis=(1, 2), keepdims=True), 1e-300)
+        expected = None
+        if scores.expected is not None and windows.num.shape[2]:
+            expected = scores.expected.to("cpu", torch.float64).numpy()[..., : windows.num.shape[2]]
+        return Explanation(share, expected)
+
+    # -- files ------------------------------------------------------------------------------
+
+    def to_files(self) -> dict[str, bytes]:
+        """Everything that the model is made of, as ``file name -> content``."""
+        return {
+            **self.detector.to_files(),
+            MODEL: msgspec.json.format(msgspec.json.encode(self.description)),
+            CALIBRATION: safetensors.numpy.save({"scores": self.calibration}),
+        }
+
+    @classmethod
+    def from_files(cls, files: dict[str, bytes], where: str, *, device: str = "cpu") -> Model:
+        """Rebuild a model from the files of an artefact directory, manifest included.
+
+        Raises
+        ------
+        ArtefactError
+            If a file is missing, was altered or cannot be understood.
+        """
+        content = artefact.unpack(files, where)
+        try:
+            description = msgspec.json.decode(content[MODEL], type=Description)
+            calibration = safetensors.numpy.load(content[CALIBRATION])["scores"]
+        except (KeyError, msgspec.DecodeError) as error:
+            msg = f"{where}: not a model ({error}); fit it again"
+            raise ArtefactError(msg) from error
+        return cls(description, from_files(content, where, device=device), calibration)
+
+    def check_layout(self, layout: Layout) -> None:
+        """Refuse to serve windows of another layout.
+
+        Raises
+        ------
+        ArtefactError
+            Naming what differs.
+        """
+        mine = msgspec.to_builtins(self.description.layout)
+        for name, wanted in msgspec.to_builtins(layout).items():
+            if mine[name] != wanted:
+                msg = (
+                    f"model {self.model_id} of {layout.stream}/{layout.route} was made for "
+                    f"{name} = {mine[name]!r}, the pipeline has {wanted!r}; fit a new model"
+                )
+                raise ArtefactError(msg)
+
+
+def _spread(
+    index: NDArray[np.int64], limit: int, keep: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """Thin an index evenly to ``limit``, but never drop what ``keep`` marks."""
+    if len(index) <= limit:
+        return index
+    chosen = np.zeros(len(index), dtype=bool)
+    chosen[np.linspace(0, len(index) - 1, limit).astype(np.int64)] = True
+    if keep is not None:
+        chosen |= keep[index]
+    return index[chosen]

@@ -1,0 +1,1 @@
+"""Building blocks of networks: batches of windows in, tensors out, no losses and no state."""

@@ -1,0 +1,1 @@
+"""Messages, configuration and errors: what the rest of Eddy agrees on. Imports no other part."""

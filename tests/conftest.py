@@ -1,0 +1,67 @@
+"""Fixtures that several test modules share, and how tests find the real broker."""
+
+import functools
+import gc
+import os
+import re
+import uuid
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+from connectors.broker import Broker, unavailable_reason
+
+BROKER_REQUIRED = os.environ.get("EDDY_REQUIRE_BROKER") == "1"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the broker tests on one worker of ``--dist loadgroup``, so that they share a broker."""
+    for item in items:
+        if item.get_closest_marker("broker"):
+            item.add_marker(pytest.mark.xdist_group("broker"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip the broker tests where no broker can run, all from here, so that one line tells it.
+
+    With EDDY_REQUIRE_BROKER=1 nothing is skipped: the tests then fail with what is missing.
+    """
+    if item.get_closest_marker("broker") and not BROKER_REQUIRED:
+        reason = broker_missing()
+        if reason:
+            pytest.skip(f"THE BROKER TESTS DID NOT RUN: {reason}")
+
+
+@functools.cache
+def broker_missing() -> str | None:
+    """Why no broker can run here, found once a run and before any test changes PATH."""
+    return unavailable_reason()
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """One single-node cluster for the whole run: use topics and groups of your own."""
+    with Broker() as running:
+        yield running
+
+
+@pytest.fixture
+def topic_name(request: pytest.FixtureRequest) -> str:
+    """A topic name that no other test uses, telling whose it is."""
+    words = re.sub(r"[^A-Za-z0-9_-]+", "-", request.node.name)[:100].strip("-")
+    return f"{words}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def nodes_may_die() -> Iterator[None]:
+    """For tests that kill nodes under a kafka-python client.
+
+    That client leaves the socket of a refused connection to the garbage collector, whose complaint
+    would otherwise fail this test or, worse, a later one.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="unclosed <socket", category=ResourceWarning)
+        yield
+        gc.collect()

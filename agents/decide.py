@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from agents.records import Floats, Ints
 from agents.tail import Tail
+from detectors.model import FULL, PARTIAL
 
 BLOCK = 1024
 CALIBRATION_SIZE = 8192
 HIGHEST_THRESHOLD = 0.01
+ENOUGH = 200
 _DAY = 86_400e9
 
 
@@ -30,26 +32,53 @@ class Verdicts:
     is_anomaly: NDArray[np.bool_]
 
 
+class _Calibration:
+    """Scores of recent normal windows of one kind, and the tail fitted to them."""
+
+    def __init__(self, scores: Floats) -> None:
+        self.recent = np.asarray(scores, dtype=np.float64)[-CALIBRATION_SIZE:]
+        self.tail = Tail.fit(self.recent)
+        self._block: list[Floats] = []
+
+    def keep(self, scores: Floats, p_values: Floats) -> None:
+        """Take in scores, but those so rare that hardly any normal window reaches them.
+
+        Leaving out all anomalies would cut the tail off at the threshold again and again: the
+        remaining normal windows would look ever rarer, and false alarms would multiply.
+        """
+        self._block.append(scores[p_values > 0.25 / (len(self.recent) + 1)])
+
+    def end_block(self) -> None:
+        if any(map(len, self._block)):
+            joined = np.concatenate([self.recent, *self._block])
+            self.recent = joined[-max(len(self.recent), CALIBRATION_SIZE) :]
+            self.tail = Tail.fit(self.recent)
+        self._block = []
+
+
 class Decider:
     """Calibration and threshold of one route in one partition.
 
     Parameters
     ----------
     calibration
-        Scores of normal windows that the model was not fitted on; replaced little by little by
-        the scores of the stream's own normal windows.
+        Scores of normal windows that the model was not fitted on, for full windows and (where
+        there are enough) for partial ones; replaced little by little by the scores of the
+        stream's own normal windows.
     windows_per_day
         Rate to expect until the partition has shown its own, in windows a day of event time.
     alerts_per_day
         The partition's share of the budget.
     """
 
-    def __init__(self, calibration: Floats, windows_per_day: float, alerts_per_day: float) -> None:
-        self._recent = np.asarray(calibration, dtype=np.float64)[-CALIBRATION_SIZE:]
-        self._tail = Tail.fit(self._recent)
+    def __init__(
+        self, calibration: dict[str, Floats], windows_per_day: float, alerts_per_day: float
+    ) -> None:
+        self._full = _Calibration(calibration[FULL])
+        enough = len(calibration[PARTIAL]) >= ENOUGH
+        self._partial = _Calibration(calibration[PARTIAL]) if enough else self._full
         self._alerts_per_day = alerts_per_day
         self._threshold = self._threshold_at(windows_per_day)
-        self._block: list[Floats] = []
         self._in_block = 0
         self._seen = 0
         self._first_time = 0
@@ -58,42 +87,45 @@ class Decider:
     @property
     def smallest_exact(self) -> float:
         """The smallest p-value that rests on counting alone; below it the tail speaks."""
-        return 1.0 / (len(self._recent) + 1)
+        return 1.0 / (len(self._full.recent) + 1)
 
     @property
     def threshold(self) -> float:
         """p-value at or below which a window is an anomaly now."""
         return self._threshold
 
-    def __call__(self, scores: Floats, times: Ints) -> Verdicts:
-        """Judge ``[W]`` scores of consecutive windows with their event times."""
+    def __call__(self, scores: Floats, times: Ints, partial: NDArray[np.bool_]) -> Verdicts:
+        """Judge ``[W]`` scores of consecutive windows with their event times and kinds."""
         p_value, threshold = np.empty(len(scores)), np.empty(len(scores))
         at = 0
         while at < len(scores):
-            take = min(BLOCK - self._in_block, len(scores) - at)
-            part = slice(at, at + take)
-            p_value[part] = self._tail.p_values(scores[part])
-            threshold[part] = self._threshold
-            normal = p_value[part] > self._threshold
-            self._advance(scores[part][normal], times[part])
-            at += take
+            part = slice(at, min(at + BLOCK - self._in_block, len(scores)))
+            p = self._full.tail.p_values(scores[part])
+            if partial[part].any():
+                p = np.where(partial[part], self._partial.tail.p_values(scores[part]), p)
+            p_value[part], threshold[part] = p, self._threshold
+            self._full.keep(scores[part][~partial[part]], p[~partial[part]])
+            if self._partial is not self._full:
+                self._partial.keep(scores[part][partial[part]], p[partial[part]])
+            self._advance(times[part])
+            at = part.stop
         return Verdicts(p_value, threshold, p_value <= threshold)
 
-    def _advance(self, normal: Floats, times: Ints) -> None:
+    def _advance(self, times: Ints) -> None:
         if self._seen == 0:
             self._first_time = int(times[0])
         self._last_time = max(self._last_time, int(times.max()))
         self._seen += len(times)
-        self._block.append(normal)
         self._in_block += len(times)
-        if self._in_block == BLOCK:
-            joined = np.concatenate([self._recent, *self._block])
-            self._recent = joined[-max(len(self._recent), CALIBRATION_SIZE) :]
-            self._tail = Tail.fit(self._recent)
-            elapsed = self._last_time - self._first_time
-            if elapsed > 0:
-                self._threshold = self._threshold_at(self._seen / (elapsed / _DAY))
-            self._block, self._in_block = [], 0
+        if self._in_block < BLOCK:
+            return
+        self._in_block = 0
+        self._full.end_block()
+        if self._partial is not self._full:
+            self._partial.end_block()
+        elapsed = self._last_time - self._first_time
+        if elapsed > 0:
+            self._threshold = self._threshold_at(self._seen / (elapsed / _DAY))
 
     def _threshold_at(self, windows_per_day: float) -> float:
         return min(self._alerts_per_day / max(windows_per_day, 1e-9), HIGHEST_THRESHOLD)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from agents.keys import Groups, grow
 from agents.records import Floats, Ints, Records
 from agents.templates import CodeCache, Codes, TemplateMatcher
+from detectors.model import GAP
 from schemas.config import Stream
 
 DAY = 86_400 * 10**9
@@ -23,8 +24,8 @@ DAY = 86_400 * 10**9
 def feature_names(stream: Stream) -> tuple[list[str], list[str]]:
     """Return the names of the numeric features and of the category features of a record."""
     numbers = stream.of_type("number")
-    if "gap" in stream.derive:
-        numbers.append("gap")
+    if GAP in stream.derive:
+        numbers.append(GAP)
     if "time_of_day" in stream.derive:
         numbers += ["time_of_day_sin", "time_of_day_cos"]
     return numbers, stream.of_type("category") + stream.of_type("text")
@@ -49,7 +50,7 @@ class Encoder:
         self._codes = [CodeCache() for _ in stream.of_type("category")]
         self._transforms = [stream.fields[n].transform for n in stream.of_type("number")]
         self._derive = stream.derive
-        self._stateful = "gap" in stream.derive or bool(
+        self._stateful = GAP in stream.derive or bool(
             {"difference", "rate"} & set(self._transforms)
         )
         self._last_time = np.full(0, -1, dtype=np.int64)
@@ -62,14 +63,15 @@ class Encoder:
         elapsed = np.full(len(records), np.nan)
         if self._stateful and len(records):
             before, elapsed = self._previous(records, groups)
+        first = np.isnan(elapsed)  # nothing to differ from
         for i, transform in enumerate(self._transforms):
             if transform == "log1p":
                 columns[i] = np.sign(columns[i]) * np.log1p(np.abs(columns[i]))
             elif transform != "none":
-                columns[i] = columns[i] - before[:, i]
-                if transform == "rate":
-                    columns[i] = columns[i] / np.maximum(elapsed, 1e-3)
-        if "gap" in self._derive:
+                change = columns[i] - np.where(first, columns[i], before[:, i])
+                columns[i] = change / np.maximum(elapsed, 1e-3) if transform == "rate" else change
+                columns[i] = np.where(first, change, columns[i])
+        if GAP in self._derive:
             columns.append(np.log1p(np.maximum(elapsed, 0.0)))
         if "time_of_day" in self._derive:
             angle = (records.time % DAY) * (2 * np.pi / DAY)

@@ -17,7 +17,7 @@ from agents.records import Records
 from agents.watch import Watcher
 from agents.window import Windows, make_windower
 from connectors.base import Fetch, Partition
-from detectors.model import Model
+from detectors.model import FULL, Model
 from schemas.config import Stream
 from schemas.messages import DeadLetter
 
@@ -60,7 +60,7 @@ class RouteState:
         numbers = model.description.layout.numbers
         self.watched = [i for i, name in enumerate(numbers) if name not in NOT_WATCHED]
         names = [numbers[i] for i in self.watched]
-        self.watcher = Watcher(self._stream.drift, names, model.calibration)
+        self.watcher = Watcher(self._stream.drift, names, model.calibration[FULL])
 
 
 class PartitionState:

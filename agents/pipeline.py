@@ -261,7 +261,8 @@ class Pipeline:
         """Judge consecutive windows of one partition, and say so."""
         state, route = item.state, item.state.routes[label]
         stream, ledger = state.stream, item.state.ledger
-        verdicts = route.decider(scores, windows.end)
+        partial = windows.length < windows.num.shape[1]
+        verdicts = route.decider(scores, windows.end, partial)
         anomalies = np.flatnonzero(verdicts.is_anomaly)
         ids = self._ids[state.name, label]
         everything = range(len(windows))

@@ -30,6 +30,9 @@ SCHEMES = ("file", "s3", "gs")
 # Files being written; they are invisible, and no name may look like one.
 TEMPORARY = ".writing-"
 
+# The client of Google Cloud tries for a quarter of an hour by itself, saying nothing.
+RETRY_SECONDS = 60
+
 BAD_PART = re.compile(rf"^$|^\.\.?$|^{re.escape(TEMPORARY)}|[\\\x00-\x1f\x7f]")
 
 
@@ -69,7 +72,7 @@ class Storage:
         self._local = not separator or scheme == "file"
         with self._reachable("open"):
             if separator:
-                filesystem, path = fs.FileSystem.from_uri(str(uri))
+                filesystem, path = fs.FileSystem.from_uri(_impatient(str(uri)))
             else:
                 filesystem, path = fs.LocalFileSystem(), str(Path(uri).absolute())
             if self._local:
@@ -258,14 +261,19 @@ class Storage:
         """Turn what a file system raises into an error that names the storage."""
         try:
             yield
-        except FileNotFoundError:
-            raise
         except (OSError, pa.ArrowException) as error:
             msg = (
                 f"cannot {action} storage {self.uri}: {error}. "
                 "Check the URI, the credentials, and that the place can be written to"
             )
             raise SetupError(msg) from error
+
+
+def _impatient(uri: str) -> str:
+    """Limit the time that a URI's client tries to reach its service, unless the URI does."""
+    if not uri.startswith("gs://") or "retry_limit_seconds=" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={RETRY_SECONDS}"
 
 
 def _check(name: str) -> None:

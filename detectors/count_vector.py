@@ -41,9 +41,9 @@ class CountVector(Detector):
 
     To the nearest remembered vector is added, squared likewise, by how many doublings the length
     lies outside the lengths of the fit. A vector that was seen scores exactly 0. Where nearly
-    all sessions repeat, distances up to the leave-one-out distance that a ``tolerance`` share of
-    the fit's own sessions exceeds are 0 too: rare but harmless combinations keep turning up,
-    and a stretch of history without any must not make each of them an alarm.
+    all sessions repeat, so does every vector about as close to a known one as the fit's own
+    unique sessions are to the rest: rare but harmless combinations keep turning up, and a
+    stretch of history without any must not make each of them an alarm.
 
     Attribution goes to the steps whose event is new or occurs more often than in the nearest
     vector; what is missing has no step, so that shares can add up to less than the score.
@@ -53,7 +53,8 @@ class CountVector(Detector):
     memory
         Distinct count vectors remembered, the most frequent first.
     tolerance
-        Share of normal sessions that may be told apart from all others; 0 tells all apart.
+        Where sessions repeat, the distance that counts as none, in medians of the distances of
+        the fit's unique sessions to the rest; 0 tells everything apart.
 
     Shapes
     ------
@@ -85,7 +86,7 @@ class CountVector(Detector):
         """Settings; see the class."""
 
         memory: Annotated[int, msgspec.Meta(ge=1)] = 4096
-        tolerance: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.002
+        tolerance: Annotated[float, msgspec.Meta(ge=0)] = 2.0
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         if data.fields != 1 or data.features:
@@ -108,18 +109,24 @@ class CountVector(Detector):
     def _add(self, data: WindowBatch) -> None:
         """Add the sessions of ``data`` to the remembered vectors and derive weights anew."""
         first, which = self._distinct(data)
-        vectors = torch.cat([self._vectors, self._count(data[first])])
-        frequency = torch.cat([self._frequency, torch.bincount(which, minlength=len(first))])
-        keys, which = (vectors * self._codes).sum(dim=1).unique(return_inverse=True)
+        frequency = torch.bincount(which, minlength=len(first))
+        chosen = self._most_frequent(frequency)
+        vectors = torch.cat([self._vectors, self._count(data[first[chosen]])])
+        frequency = torch.cat([self._frequency, frequency[chosen]])
+        keys, which = torch.unique((vectors * self._codes).sum(dim=1), return_inverse=True)
         merged = vectors.new_zeros(len(keys), vectors.shape[1])
         merged[which] = vectors  # rows of one key are equal: whichever is written last is right
         counted = frequency.new_zeros(len(keys)).scatter_add_(0, which, frequency)
-        self._weigh(merged, counted)
-        kept = counted.argsort(descending=True, stable=True)[: self.config.memory].sort().values
-        self._vectors, self._frequency = merged[kept], counted[kept]
+        chosen = self._most_frequent(counted)
+        self._vectors, self._frequency = merged[chosen], counted[chosen]
+        self._weigh(self._vectors, self._frequency)
         self._derive()
-        self._tolerated = torch.zeros_like(self._longest)
         self._tolerated = self._tolerance()
+
+    def _most_frequent(self, frequency: Tensor) -> Tensor:
+        """Rows to remember; their order is that of random keys, so ties are broken at random."""
+        order = frequency.argsort(descending=True, stable=True)
+        return order[: self.config.memory].sort().values
 
     def _weigh(self, vectors: Tensor, frequency: Tensor) -> None:
         """Set the weight of each event, and the range of session lengths."""
@@ -136,23 +143,21 @@ class CountVector(Detector):
         self._length_weight = torch.log(total + 2.0).double()
 
     def _tolerance(self) -> Tensor:
-        """Distance beyond which a ``tolerance`` share of the sessions lie from all others."""
-        total, single = self._frequency.sum(), self._frequency == 1
-        allowed = int(self.config.tolerance * total)
-        if single.sum() > (1 - REPETITIVE) * total or not 0 < allowed < int(single.sum()):
+        """Return the distance that counts as none."""
+        single = self._frequency == 1
+        if not 0 < single.sum() <= (1 - REPETITIVE) * self._frequency.sum():
             return torch.zeros_like(self._longest)
         _, squares = self._nearest(self._points[single], own=single.nonzero().squeeze(1))
-        return squares.sqrt().sort(descending=True).values[allowed]
+        return squares.sqrt().median() * float(self.config.tolerance)
 
     def _derive(self) -> None:
-        keys, self._order = (self._vectors * self._codes).sum(dim=1).sort()
-        self._keys = keys
+        self._keys = (self._vectors * self._codes).sum(dim=1)  # ascending, from torch.unique
         self._points = _doublings(self._vectors) * self._weight
 
     def _distinct(self, data: WindowBatch) -> tuple[Tensor, Tensor]:
         """Return one row ``[U]`` for each distinct count vector, and which ``[B]`` a row has."""
         keys = self._codes[data.cat[:, :, 0]].sum(dim=1)
-        unique, which = keys.unique(return_inverse=True)
+        unique, which = torch.unique(keys, return_inverse=True)
         first = torch.zeros_like(unique)
         return first.scatter_(0, which, torch.arange(len(which), device=first.device)), which
 

@@ -27,7 +27,9 @@ from schemas.errors import ArtefactError, DataError
 MODEL = "model.json"
 CALIBRATION = "calibration.safetensors"
 MISSING = "missing"
+GAP = "gap"
 CALIBRATION_SHARE = 0.3
+FULL, PARTIAL = "full", "partial"
 CALIBRATION_SIZE = 8192
 FIT_SIZE = 100_000
 
@@ -109,9 +111,13 @@ class Explanation:
 
 
 class WindowEncoder:
-    """Turns windows into tensors: ids for codes, and a count of missing numbers at each step."""
+    """Turns windows into tensors: ids for codes, and a count of missing numbers at each step.
 
-    def __init__(self, vocabularies: Sequence[Vocabulary]) -> None:
+    The gap before a key's first record does not count as missing: it cannot be known.
+    """
+
+    def __init__(self, layout: Layout, vocabularies: Sequence[Vocabulary]) -> None:
+        self._counted = [i for i, name in enumerate(layout.numbers) if name != GAP]
         self._index = VocabularyIndex(vocabularies)
         self._sizes = tuple(len(vocabulary) for vocabulary in vocabularies)
 
@@ -119,7 +125,8 @@ class WindowEncoder:
         """Encode windows for a detector."""
         num, steps = windows.num, windows.num.shape[1]
         if num.shape[2]:
-            missing = np.isnan(num).sum(axis=2, keepdims=True, dtype=np.float32)
+            counted = num[:, :, self._counted]
+            missing = np.isnan(counted).sum(axis=2, keepdims=True, dtype=np.float32)
             num = np.concatenate([num, missing], axis=2)
         mask = np.arange(steps) < windows.length[:, None]
         return WindowBatch(
@@ -131,15 +138,23 @@ class WindowEncoder:
 
 
 class Model:
-    """A fitted detector, its vocabularies and its calibration scores."""
+    """A fitted detector, its vocabularies and its calibration scores.
+
+    ``calibration`` holds scores of normal windows that the detector was not fitted on: those of
+    ``full`` windows, and apart from them those of ``partial`` ones, which are shorter because their
+    key is new. Few steps score differently from many, so each kind is judged by its own.
+    """
 
     def __init__(
-        self, description: Description, detector: Detector, calibration: NDArray[np.float64]
+        self,
+        description: Description,
+        detector: Detector,
+        calibration: dict[str, NDArray[np.float64]],
     ) -> None:
         self.description = description
         self.detector = detector
         self.calibration = calibration
-        self._encode = WindowEncoder(description.vocabularies)
+        self._encode = WindowEncoder(description.layout, description.vocabularies)
         self.model_id = artefact.manifest_of(self.to_files()).artefact_id
 
     @classmethod
@@ -172,11 +187,11 @@ class Model:
             raise DataError(msg)
         marks = np.full(len(windows), -1, dtype=np.int8) if labels is None else labels
         order = np.argsort(windows.time, kind="stable")
-        cut = int(len(order) * (1 - CALIBRATION_SHARE))
-        older = _spread(order[:cut], FIT_SIZE, keep=marks == 1)
-        newer = _spread(order[cut:][marks[order[cut:]] != 1], CALIBRATION_SIZE)
-        real = np.arange(layout.steps) < windows.length[order[:cut], None]
-        codes = windows.cat[order[:cut]][real]
+        held = _held_out(windows.length[order] < layout.steps)
+        older = _spread(order[~held], FIT_SIZE, keep=marks == 1)
+        newer = order[held][marks[order[held]] != 1]
+        real = np.arange(layout.steps) < windows.length[order[~held], None]
+        codes = windows.cat[order[~held]][real]
         first, last = int(windows.time[order[0]]), int(windows.time[order[-1]])
         description = Description(
             layout=layout,
@@ -187,11 +202,17 @@ class Model:
             data_to=last,
             parent_id=parent_id,
         )
-        encode = WindowEncoder(description.vocabularies)
+        encode = WindowEncoder(layout, description.vocabularies)
         fitted = create(detector, seed=seed, device=device, **(settings or {}))
         fitted.fit(encode(windows[older]), marks[older], budget=budget)
-        calibration = fitted.score(encode(windows[newer])).score
-        return cls(description, fitted, calibration.to("cpu", torch.float64).numpy())
+        calibration = {}
+        partial = windows.length[newer] < layout.steps
+        for kind, which in ((FULL, newer[~partial]), (PARTIAL, newer[partial])):
+            scores = fitted.score(encode(windows[_spread(which, CALIBRATION_SIZE)])).score
+            calibration[kind] = scores.to("cpu", torch.float64).numpy()
+        if not len(calibration[FULL]):  # windows that are hardly ever full, such as sessions
+            calibration[FULL] = calibration[PARTIAL]
+        return cls(description, fitted, calibration)
 
     # -- scoring ----------------------------------------------------------------------------
 
@@ -226,7 +247,7 @@ class Model:
         return {
             **self.detector.to_files(),
             MODEL: msgspec.json.format(msgspec.json.encode(self.description)),
-            CALIBRATION: safetensors.numpy.save({"scores": self.calibration}),
+            CALIBRATION: safetensors.numpy.save(self.calibration),
         }
 
     @classmethod
@@ -241,7 +262,8 @@ class Model:
         content = artefact.unpack(files, where)
         try:
             description = msgspec.json.decode(content[MODEL], type=Description)
-            calibration = safetensors.numpy.load(content[CALIBRATION])["scores"]
+            stored = safetensors.numpy.load(content[CALIBRATION])
+            calibration = {kind: stored[kind] for kind in (FULL, PARTIAL)}
         except (KeyError, msgspec.DecodeError) as error:
             msg = f"{where}: not a model ({error}); fit it again"
             raise ArtefactError(msg) from error
@@ -263,6 +285,20 @@ class Model:
                     f"{name} = {mine[name]!r}, the pipeline has {wanted!r}; fit a new model"
                 )
                 raise ArtefactError(msg)
+
+
+def _held_out(partial: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Choose the calibration windows among windows in time order.
+
+    The newest of the full ones; of the partial ones, which all stand at the beginning where keys
+    are new, evenly every few.
+    """
+    held = np.zeros(len(partial), dtype=bool)
+    full = np.flatnonzero(~partial)
+    held[full[int(len(full) * (1 - CALIBRATION_SHARE)) :]] = True
+    short = np.flatnonzero(partial)
+    held[short[:: max(1, round(1 / CALIBRATION_SHARE))]] = True
+    return held
 
 
 def _spread(

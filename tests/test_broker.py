@@ -60,7 +60,13 @@ def produce(bootstrap: str, topic: str, values: list[bytes]) -> None:
 
 def consume(bootstrap: str, topic: str, count: int) -> list[bytes]:
     consumer = KafkaConsumer(
-        topic, bootstrap_servers=bootstrap.split(","), auto_offset_reset="earliest", group_id=topic
+        topic,
+        bootstrap_servers=bootstrap.split(","),
+        auto_offset_reset="earliest",
+        group_id=topic,
+        # a client that joins its group before it knows the topic gets no partition, and looks
+        # again only after this time
+        metadata_max_age_ms=1000,
     )
     values: list[bytes] = []
     deadline = time.monotonic() + DEADLINE_SECONDS

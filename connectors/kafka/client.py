@@ -76,7 +76,9 @@ def _ssl_context(config: Kafka) -> ssl.SSLContext:
         if certfile:
             context.load_cert_chain(certfile, keyfile)
     except (OSError, ssl.SSLError) as error:
-        files = ", ".join(f"{x}={config.settings[x]}" for x in FILE_SETTINGS if x in config.settings)
+        files = ", ".join(
+            f"{x}={config.settings[x]}" for x in FILE_SETTINGS if x in config.settings
+        )
         msg = f"cannot read the certificates of kafka.settings ({files}): {error}"
         raise ConfigError(msg) from error
     return context

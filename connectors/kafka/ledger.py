@@ -144,7 +144,8 @@ class Ledger:
 
     def positions(self) -> dict[Partition, int]:
         """Return how far every assigned partition is done."""
-        return {partition: account.done for partition, account in self._accounts.items()}
+        accounts = list(self._accounts.items())  # others may ask from their threads
+        return {partition: account.done for partition, account in accounts}
 
     def pending(self, partition: Partition) -> int:
         """Return how many records of a partition are handed out and not done."""

@@ -26,11 +26,8 @@ class Solo:
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._since: float | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
 
-    async def call(
-        self, function: Callable[P, T], /, *arguments: P.args, **named: P.kwargs
-    ) -> T:
+    async def call(self, function: Callable[P, T], /, *arguments: P.args, **named: P.kwargs) -> T:
         """Run a function in the thread and return its result or raise its error.
 
         A caller that is cancelled does not cancel the function: it runs, and its result is lost.
@@ -50,11 +47,13 @@ class Solo:
             result, failure = None, None
             try:
                 result = function(*arguments, **named)
-            except BaseException as error:  # noqa: BLE001 (it is raised where the call was made)
+            except BaseException as error:
                 failure = error
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
                 loop.call_soon_threadsafe(settle, result, failure)
 
+        if self._thread.ident is None:
+            self._thread.start()
         self._calls.put(run)
         return await future
 

@@ -2,7 +2,10 @@
 
 Its methods that are coroutines of the application's loop go through :meth:`ConsumerThread.inside`;
 those with an underscore run inside the thread's own loop and alone touch the aiokafka consumer.
+What they need of it is not public: see the versions that pyproject allows.
 """
+
+# ruff: noqa: SLF001
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ SESSION_MS = 10_000
 HEARTBEAT_MS = 500
 
 # How long the group waits for a member that still publishes what it has under way.
-REBALANCE_MS = 60_000
+REBALANCE_MS = 45_000
 
 # A worker that fetches nothing for so long, its handler hanging, leaves its partitions to others.
 MAX_POLL_MS = 300_000
@@ -61,6 +64,9 @@ FETCH_WAIT_MS = 500
 # Records of one partition in one fetch: a share of a batch, so that batches stay mixed and a
 # partition with a backlog does not keep the others waiting.
 FETCH_RECORDS = 4096
+
+# A poll waits inside the thread; outside, only a thread that hangs makes it take longer.
+POLL_GRACE_SECONDS = 30.0
 
 COMMIT_SECONDS = 5.0
 LEAVE_SECONDS = 3.0
@@ -115,7 +121,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         app = self.app
         # A class per consumer: the assignor keeps the last assignment on the class.
-        self._sticky = type("_Sticky", (StickyPartitionAssignor,), {})
+        self._sticky: Any = type("_Sticky", (StickyPartitionAssignor,), {})
         return AIOKafkaConsumer(
             **aiokafka_settings(app.kafka),
             client_id=app.conf.broker_client_id,
@@ -133,7 +139,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
             fetch_max_bytes=FETCH_BYTES,
             fetch_max_wait_ms=FETCH_WAIT_MS,
             # JoinGroup is answered when the last member has come, at most after REBALANCE_MS
-            request_timeout_ms=REBALANCE_MS + SESSION_MS,
+            request_timeout_ms=REBALANCE_MS + 5_000,
             metadata_max_age_ms=60_000,
         )
 
@@ -145,7 +151,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
     async def poll(self, wanted: Iterable[Partition], seconds: float) -> Poll:
         """Return what has been fetched from some partitions, waiting for it a while."""
         places = {TopicPartition(*partition) for partition in wanted}
-        return await self.inside(self._poll(places, seconds), seconds + REBALANCE_MS / 1000)
+        return await self.inside(self._poll(places, seconds), seconds + POLL_GRACE_SECONDS)
 
     async def _poll(self, places: set[TopicPartition], seconds: float) -> Poll:
         consumer = self._ensure_consumer()
@@ -154,33 +160,24 @@ class ConsumerThread(AIOKafkaConsumerThread):
             raise ConsumerStoppedError
         # Without this, aiokafka's coordination pauses for ever after an error that it deems fatal.
         consumer._coordinator.check_errors()
-        lost: set[Partition] = set()
-        records: dict[TopicPartition, list[Any]] = {}
         with fetcher._subscriptions.fetch_context():
+            await _records_there(fetcher, places, seconds)
+        # No await from here on: nothing may move between the records and the epoch. aiokafka's own
+        # fetched_records is not used: an error in one partition makes it drop what it has taken
+        # from another, and it would wait for the end of a rebalance with the old partitions.
+        fetches, lost = [], set()
+        for place in places & fetcher._records.keys():
+            partition = Partition(*place)
             try:
-                records = await fetcher.fetched_records(
-                    places, timeout=seconds, max_records=FETCH_RECORDS
-                )
-                # No await from here on: between the records and the epoch nothing may move.
-            except OffsetOutOfRangeError as error:
-                lost = {Partition(*place) for place in error.args[0]}
-        epoch = self.epoch
-        for place in places - records.keys():
-            records |= self._more(place)
-        fetches = [to_fetch(Partition(*x), found) for x, found in records.items() if found]
-        return Poll(epoch, fetches, self._marks(), frozenset(lost))
-
-    def _more(self, place: TopicPartition) -> dict[TopicPartition, list[Any]]:
-        """Take what else is there; :meth:`_poll` got the first partition's share."""
-        result = self._ensure_consumer()._fetcher._records.get(place)
-        if result is None or not hasattr(result, "getall"):
-            return {}
-        records = result.getall(FETCH_RECORDS)
-        if not result.has_more():
-            fetcher = self._ensure_consumer()._fetcher
-            del fetcher._records[place]
-            fetcher._notify(fetcher._wait_consume_future)
-        return {place: records}
+                records = _take(fetcher, place)
+            except OffsetOutOfRangeError:
+                lost.add(partition)
+            except KafkaError as error:
+                log.error("cannot read", partition=_name(partition), reason=repr(error))
+            else:
+                if records:
+                    fetches.append(to_fetch(partition, records))
+        return Poll(self.epoch, fetches, self._marks(), frozenset(lost))
 
     def _marks(self) -> dict[Partition, tuple[int, int]]:
         consumer = self._ensure_consumer()
@@ -282,5 +279,43 @@ class ConsumerThread(AIOKafkaConsumerThread):
         """Do nothing: faust would close the client in the wrong event loop."""
 
 
+async def _records_there(fetcher: Any, places: set[TopicPartition], seconds: float) -> None:
+    """Return when one of the places has records, or an error, or after a time."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while not (places & fetcher._records.keys()):
+        left = end - loop.time()
+        if left <= 0:
+            return
+        waiter = fetcher._create_fetch_waiter()
+        done, _ = await asyncio.wait([waiter], timeout=left)
+        if not done:
+            waiter.cancel()
+            return
+        waiter.result()
+
+
+def _take(fetcher: Any, place: TopicPartition) -> list[Any]:
+    """Take a share of the fetched records of one partition, or raise its error."""
+    result = fetcher._records[place]
+    records: list[Any] = []
+    more = False
+    try:
+        if hasattr(result, "getall"):
+            records = result.getall(FETCH_RECORDS)
+            more = result.has_more()
+        else:
+            result.check_raise()
+    finally:
+        if not more:
+            del fetcher._records[place]
+            fetcher._notify(fetcher._wait_consume_future)
+    return records
+
+
+def _name(partition: Partition) -> str:
+    return f"{partition.topic}/{partition.number}"
+
+
 def _readable(offsets: Mapping[Partition, int]) -> dict[str, int]:
-    return {f"{topic}/{number}": offset for (topic, number), offset in offsets.items()}
+    return {_name(partition): offset for partition, offset in offsets.items()}

@@ -15,7 +15,7 @@ Two event loops meet here. The aiokafka consumer lives in a thread of its own
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from faust.transport.consumer import Fetcher as FaustFetcher
@@ -24,8 +24,7 @@ from faust.types import TP, ConsumerMessage
 from mode import Service
 
 from connectors.base import Fetch, Partition
-from connectors.kafka.ledger import Ledger
-from connectors.kafka.thread import ConsumerThread, Poll
+from connectors.kafka.thread import Committed, ConsumerThread, Poll
 
 __all__ = ["Consumer", "Fetcher", "Group", "Transport"]
 
@@ -39,8 +38,10 @@ HELD_POLL_SECONDS = 0.05
 class Group(Protocol):
     """What the transport asks of the worker; all methods are called in the application's loop."""
 
-    ledger: Ledger
-    epoch: int
+    @property
+    def epoch(self) -> int:
+        """Number of the present assignment."""
+        ...
 
     def wanted(self) -> set[Partition]:
         """Return the partitions to fetch from now."""
@@ -66,7 +67,7 @@ class Group(Protocol):
         """Take on partitions, in the background."""
         ...
 
-    async def commit(self) -> bool:
+    async def commit(self) -> Committed:
         """Commit what may be committed; never raises."""
         ...
 
@@ -154,6 +155,12 @@ class Consumer(driver.Consumer):
         await self.group.revoke()
         await super().on_partitions_revoked(revoked)
 
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Take note of an empty assignment, for which faust seeks nothing."""
+        if not assigned:
+            self.group.assign(set())
+        await super().on_partitions_assigned(assigned, generation_id)
+
     async def perform_seek(self) -> None:
         """Begin to take on the partitions that are now assigned.
 
@@ -164,7 +171,7 @@ class Consumer(driver.Consumer):
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commit by our own books."""
-        return await self.group.commit()
+        return await self.group.commit() is Committed.DONE
 
     async def verify_all_partitions_active(self) -> None:
         """Leave the watching to the worker: faust's looks at bookkeeping that is off."""
@@ -208,8 +215,3 @@ class Transport(driver.Transport):
 
     Consumer = Consumer
     Fetcher = Fetcher
-
-
-def offsets_by_place(offsets: Mapping[Partition, int]) -> dict[TP, int]:
-    """Return offsets by faust's name of a partition."""
-    return {TP(*partition): offset for partition, offset in offsets.items()}

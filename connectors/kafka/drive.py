@@ -1,0 +1,214 @@
+"""The worker's engine: from waiting fetches through the handler to acknowledged outputs.
+
+While a batch is processed, those before it are being published, two at most. A batch counts as done
+when everything of it and of all batches before it is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import structlog
+
+from connectors.base import Fetch, Output, Partition
+from connectors.kafka.handler import Batch, Handler
+from connectors.kafka.inbox import Inbox
+from connectors.kafka.ledger import Ledger
+from connectors.kafka.solo import Solo
+from connectors.kafka.thread import Committed
+
+__all__ = ["Drive", "Publishes"]
+
+log = structlog.get_logger(__name__)
+
+# Batches that are processed but not acknowledged: one keeps the broker busy, the next one is ready.
+UNACKNOWLEDGED = 2
+
+
+class Publishes(Protocol):
+    """What the drive needs of a publisher."""
+
+    async def publish(self, outputs: list[Output]) -> None:
+        """Return when all outputs are acknowledged."""
+        ...
+
+
+class Drive:
+    """Runs one handler; belongs to the worker's event loop.
+
+    Parameters
+    ----------
+    handler
+        What processes the records.
+    publisher
+        Where outputs go.
+    ledger
+        Where done work is booked.
+    commit
+        Commits what the ledger allows.
+    batch, deadline_seconds
+        When a batch is closed, see :class:`connectors.kafka.inbox.Inbox`.
+    tick_seconds
+        How often an idle handler is asked whether it has something to do.
+
+    Attributes
+    ----------
+    epoch
+        Number of the present assignment. Work of an earlier one is dropped: its records are read
+        again by whoever has the partitions now.
+    failure
+        The error that ended the drive.
+    given
+        For each partition, up to where records were given to the handler.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        publisher: Publishes,
+        ledger: Ledger,
+        commit: Callable[[], Awaitable[Committed]],
+        *,
+        batch: int,
+        deadline_seconds: float,
+        tick_seconds: float,
+    ) -> None:
+        self.epoch = 0
+        self.failure: BaseException | None = None
+        self.given: dict[Partition, int] = {}
+        self.solo = Solo("eddy-handler")
+        self.progress = asyncio.Event()
+        self._handler = handler
+        self._publisher = publisher
+        self._ledger = ledger
+        self._commit = commit
+        self._tick = tick_seconds
+        self._inbox = Inbox(batch, deadline_seconds)
+        self._turn = asyncio.Lock()
+        self._slots = asyncio.Semaphore(UNACKNOWLEDGED)
+        self._last: asyncio.Task[None] | None = None
+        self._idle_at = time.monotonic()
+        self._stopping = False
+
+    def accept(self, epoch: int, fetch: Fetch) -> None:
+        """Let a fetch wait for its turn."""
+        if epoch == self.epoch and not self._stopping:
+            self._inbox.put(fetch)
+
+    def next_epoch(self) -> None:
+        """Begin another assignment: drop all waiting fetches, and the results under way."""
+        self.epoch += 1
+        self.given.clear()
+        self._inbox.clear()
+
+    async def run(self) -> None:
+        """Process until :meth:`stop`; raise what the handler or the publisher raised."""
+        while not self._stopping and self.failure is None:
+            await self._inbox.due(self._tick)
+            async with self._turn:
+                if not self._stopping and self.failure is None:
+                    try:
+                        await self._step()
+                    except Exception as error:
+                        self.fail(error)
+        if self.failure is not None:
+            # What was processed before the failure may still be published and committed.
+            await self._acknowledged()
+            raise self.failure
+
+    def fail(self, error: BaseException) -> None:
+        """End the drive with an error."""
+        self.failure = self.failure or error
+        self._inbox.wake()
+
+    def stop(self) -> None:
+        """End :meth:`run` after the batch in hand."""
+        self._stopping = True
+        self._inbox.clear()
+        self._inbox.wake()
+
+    async def finish(self) -> None:
+        """Publish the handler's last words; to be called after :meth:`run` has returned."""
+        batch = await self.solo.call(self._handler.stop)
+        await self._send(self.epoch, batch)
+        await self._acknowledged()
+
+    @asynccontextmanager
+    async def parked(self, seconds: float) -> AsyncIterator[bool]:
+        """Hold the drive between two batches; True if all outputs are acknowledged in time."""
+        held = drained = False
+        try:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._turn.acquire()
+                    held = True
+                    await self._acknowledged()
+                    drained = self.failure is None
+            except TimeoutError:
+                log.warning("could not finish what is under way", seconds=seconds)
+            yield drained
+        finally:
+            if held:
+                self._turn.release()
+
+    async def _step(self) -> None:
+        epoch = self.epoch
+        fetches = self._inbox.take()
+        idle = not fetches
+        if idle:
+            if time.monotonic() - self._idle_at < self._tick:
+                return
+            self._idle_at = time.monotonic()
+        for fetch in fetches:
+            self.given[fetch.partition] = int(fetch.offsets[-1]) + 1
+        if await self.solo.call(self._handler.wants_barrier):
+            await self._barrier(epoch)
+        if epoch != self.epoch:
+            return
+        if idle:
+            batch = await self.solo.call(self._handler.idle)
+        else:
+            batch = await self.solo.call(self._handler.process, fetches)
+        if batch is not None:
+            await self._send(epoch, batch)
+
+    async def _barrier(self, epoch: int) -> None:
+        """Drain, commit, and let the handler apply what it waits with."""
+        await self._acknowledged()
+        while epoch == self.epoch and self.failure is None and not self._stopping:
+            if await self._commit() is Committed.DONE and not self._ledger.committable():
+                positions = self._ledger.positions()
+                batch = await self.solo.call(self._handler.barrier, positions)
+                await self._send(epoch, batch)
+                return
+            await asyncio.sleep(0.2)
+
+    async def _send(self, epoch: int, batch: Batch) -> None:
+        await self._slots.acquire()
+        self._last = asyncio.create_task(self._deliver(self._last, epoch, batch))
+
+    async def _deliver(self, before: asyncio.Task[None] | None, epoch: int, batch: Batch) -> None:
+        """Publish one batch after the one before it, and book it."""
+        try:
+            if before is not None:
+                await asyncio.wait([before])
+            if self.failure is None and epoch == self.epoch:
+                if batch.outputs:
+                    await self._publisher.publish(list(batch.outputs))
+                if epoch == self.epoch:
+                    for partition, position in batch.positions.items():
+                        self._ledger.done(partition, position)
+        except Exception as error:
+            self.fail(error)
+        finally:
+            self._slots.release()
+            self.progress.set()
+
+    async def _acknowledged(self) -> None:
+        """Return when nothing is being published."""
+        while self._last is not None and not self._last.done():
+            await asyncio.wait([self._last])

@@ -38,7 +38,7 @@ CHECK_SECONDS = 0.5
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the address as a JSON object.")
 def broker(port: int, nodes: int, directory: str | None, as_json: bool) -> None:
-    r"""Run Apache Kafka on loopback, for development.
+    """Run Apache Kafka on loopback, for development.
 
     Prints the bootstrap address when the broker is ready, and runs until Ctrl-C or SIGTERM. Needs
     Java 17 or newer, and the first time also Maven and a network. Not for production: no
@@ -49,7 +49,7 @@ def broker(port: int, nodes: int, directory: str | None, as_json: bool) -> None:
       eddy broker
       eddy broker --port 0 --json
       eddy broker --nodes 3 --dir ./kafka-data
-    """
+    """  # noqa: D301 (click keeps the lines after a real backspace as they are)
     if not fetched():
         click.echo(f"Fetching Apache Kafka {kafka_version()} with Maven, once.", err=True)
     # SIGTERM takes the way of Ctrl-C, so that an end during the start cleans up as well

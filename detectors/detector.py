@@ -159,8 +159,8 @@ class Detector(ABC):
         """
         batch = as_batch(windows)
         self._check_kind(batch)
-        marks = self._check_labels(batch, labels)
-        normal = batch if marks is None else batch[marks != 1]
+        marks = self._check_labels(batch, labels, self.caps.min_labels)
+        normal = batch if marks is None else batch[(marks != 1).to(batch.mask.device)]
         self._scaler = RobustScaler.fit(normal if len(normal) else batch).to(self.device)
         self.shape = Shape(batch.steps, batch.features, batch.vocab)
         self.report = FitReport(windows=len(batch))
@@ -191,7 +191,8 @@ class Detector(ABC):
             msg = f"{self.caps.name}: cannot learn incrementally; call fit() on all windows"
             raise DataError(msg)
         batch = self._accept(windows)
-        marks = self._check_labels(batch, labels)
+        # a detector that needs labels remembers earlier ones: a single new label can be learned
+        marks = self._check_labels(batch, labels, least=0)
         generator_state = torch.get_rng_state()
         torch.manual_seed(self.seed + 1)
         try:
@@ -227,7 +228,9 @@ class Detector(ABC):
     def _score_chunk(self, batch: WindowBatch, explain: Explain) -> Scores:
         if len(batch) == 0:
             return self._empty(batch, explain)
-        with torch.inference_mode():
+        # by default cuDNN rounds to TF32, and scores would depend on the device and the batch size
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with torch.inference_mode(), exact:
             scores = self._score(self._prepare(batch), explain)
         expected = scores.expected
         if expected is not None:
@@ -363,7 +366,9 @@ class Detector(ABC):
             )
             raise DataError(msg)
 
-    def _check_labels(self, batch: WindowBatch, labels: ArrayLike | None) -> Tensor | None:
+    def _check_labels(
+        self, batch: WindowBatch, labels: ArrayLike | None, least: int
+    ) -> Tensor | None:
         caps = self.caps
         if not caps.uses_labels:
             return None
@@ -375,10 +380,10 @@ class Detector(ABC):
             )
             raise LabelsError(msg)
         anomalies = int((array == 1).sum())
-        if anomalies < caps.min_labels:
+        if anomalies < least:
             msg = (
-                f"{caps.name}: learns from labelled anomalies and needs at least "
-                f"{caps.min_labels}, got {anomalies}; label some, or use a detector without labels"
+                f"{caps.name}: learns from labelled anomalies and needs at least {least}, "
+                f"got {anomalies}; label some, or use a detector without labels"
             )
             raise LabelsError(msg)
         return torch.from_numpy(array.astype(np.int8)).to(self.device)

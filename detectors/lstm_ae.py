@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector, FitReport
-from detectors.loops.deviance import error_moments, field_deviance, step_deviance
-from detectors.loops.moments import Moments
+from detectors.loops.deviance import Deviance
+from detectors.loops.pooling import Pool
 from detectors.loops.reconstruction import reconstruct
-from detectors.loops.training import Count, Run, Share, Stage, Training, gentle, split
+from detectors.loops.training import Count, Positive, Run, Share, Stage, Training, gentle, split
 from detectors.nets.embedding import SequenceInput
-from detectors.nets.heads import Guess, WindowHead, per_step_mean
+from detectors.nets.heads import Guess, WindowHead
 from detectors.nets.lstm import LstmDecoder, LstmEncoder
+from detectors.nets.modules import load_module, module_state
 from detectors.nets.recurrent import reverse_real
 from detectors.scores import Explain, Scores
 
@@ -46,31 +45,39 @@ class LstmAutoencoder(Detector):
     scores the squared Mahalanobis distance of its error to them; a category adds twice
     ``-log p(id)``, with ``log V`` nats more for a new value.
 
+    Shapes
+    ------
+    Windows ``[B, T, F + C]`` of any ``T``; about ``4 T H (F + 3 H)`` multiply-adds a window.
+
     Notes
     -----
-    Malhotra et al., "LSTM-based encoder-decoder for multi-sensor anomaly detection", 2016; survey
-    §5.1.1. Adaptations: the decoder is fed the code at every step instead of its own last output,
-    so that a window takes two fused calls rather than ``T`` small ones, and training needs no
-    teacher; errors keep their sign, so that a perfect copy is the least anomalous; categories, the
-    shrinking of the covariance, and the trimming of the worst windows are added.
+    Adaptations: the decoder is fed the code at every step instead of its own last output, so that
+    a window takes two fused calls rather than ``T`` small ones, and training needs no teacher;
+    errors keep their sign, so that a perfect copy is the least anomalous; categories, the shrinking
+    of the covariance and the trimming of the worst windows are added.
 
-    Work per window is about ``4 T H (F + 3 H)`` multiply-adds.
+    References
+    ----------
+    Malhotra et al. 2016, *LSTM-based encoder-decoder for multi-sensor anomaly detection*. Survey:
+    Pang et al. 2020, section 5.1.1.
     """
 
-    class Config(Training, frozen=True, kw_only=True):
-        """Settings.
+    class Config(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        """Settings, besides those of every training.
 
         Attributes
         ----------
         hidden
             Size ``H`` of the states and of the code.
         pooling
-            A window scores the ``mean`` or the ``max`` of its steps.
+            A window scores the ``mean`` or the ``max`` of its steps, or the more unusual of
+            ``both``.
         """
 
         hidden: Count = 64
-        pooling: Literal["mean", "max"] = "mean"
+        pooling: Pool = "both"
         trim: Share = 0.01
+        learning_rate: Positive = 3e-3
 
     caps = Capabilities(
         name="lstm_ae",
@@ -93,40 +100,41 @@ class LstmAutoencoder(Detector):
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._net = self._build()
-        self._moments = self._learn(data, self.config, budget, self.seed)
+        self._net.head.learn_novelty(data)
+        self._deviance = self._learn(data, self.config, budget, self.seed)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self.report = FitReport(windows=self.report.windows + len(data))
         newer = self._learn(data, gentle(self.config), budget, self.seed + 1)
-        self._moments = self._moments.updated(newer)
+        self._deviance = self._deviance.updated(newer)
 
-    def _learn(self, data: WindowBatch, settings: Training, budget: Budget, seed: int) -> Moments:
+    def _learn(self, data: WindowBatch, settings: Training, budget: Budget, seed: int) -> Deviance:
         run = Run(seed, budget, self.report)
         early, late = split(data)
         reconstruct(Stage(self._net, settings, run), early, late)
-        moments = error_moments(self._net, late, settings.batch, settings.trim)
+        deviance = Deviance.fit(
+            self._net,
+            late,
+            self.config.pooling,
+            batch=settings.batch,
+            trim=settings.trim,
+            by_position=False,
+        )
         run.finish()
-        return moments
+        return deviance
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
         guess = self._net(data)
-        steps = step_deviance(guess, data, self._moments)
-        if self.config.pooling == "mean":
-            score = per_step_mean(steps, data.mask)
-        else:
-            score = steps.amax(dim=1)
+        steps = self._deviance.steps(guess, data)
+        score = self._deviance.pooling(steps, data.mask)
         if explain == "none":
             return Scores(score)
-        return Scores(score, steps, field_deviance(guess, data, self._moments), guess.num)
+        return Scores(score, steps, self._deviance.fields(guess, data), guess.num)
 
     def _state(self) -> dict[str, Tensor]:
-        weights = {f"net.{name}": t for name, t in self._net.state_dict().items()}
-        return {**weights, **self._moments.state("moments.")}
+        return {**module_state(self._net, "net."), **self._deviance.state("deviance.")}
 
     def _restore(self, state: dict[str, Tensor]) -> None:
-        self._moments = Moments.from_state(state, "moments.")
+        self._deviance = Deviance.from_state(state, "deviance.", self.config.pooling)
         self._net = self._build()
-        self._net.load_state_dict(
-            {n.removeprefix("net."): t for n, t in state.items() if n.startswith("net.")}
-        )
-        self._net.eval().requires_grad_(False)
+        load_module(self._net, state, "net.")

@@ -32,7 +32,7 @@ class RobustScaler:
         if len(values) > 200_000:  # quantiles of a sample this large are exact enough
             values = values[:: len(values) // 200_000 + 1]
         quantiles = torch.nanquantile(
-            values, torch.tensor([0.25, 0.5, 0.75], dtype=values.dtype), dim=0
+            values, values.new_tensor([0.25, 0.5, 0.75]), dim=0
         ).nan_to_num(0.0)
         iqr = (quantiles[2] - quantiles[0]) / IQR_TO_SIGMA
         filled = torch.where(values.isnan(), quantiles[1], values)

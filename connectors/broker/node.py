@@ -18,7 +18,7 @@ __all__ = ["HOST", "Node", "PortTakenError", "port_is_free"]
 
 HOST = "127.0.0.1"  # never a listener that another machine can reach
 
-# What the JVM gets. Serial collection and no compiler threads to speak of: several nodes share a
+# What the JVM gets. Serial collection and only the quick compiler: several nodes share a
 # laptop with the pipeline that is being tried. Half a GiB holds a broker with hundreds of
 # partitions; a node that runs out must die visibly instead of limping.
 JVM_FLAGS = (

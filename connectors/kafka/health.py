@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -35,23 +36,22 @@ class Health:
         self._limit = limit_seconds
         self._clock = clock
         self._waits: dict[str, tuple[float, str]] = {}
-        self._logged: dict[str, tuple[float, str]] = {}
+        self._logged: dict[str, float] = {}
 
-    def wait(self, part: str, reason: str) -> None:
-        """Report that a part waits, or still waits."""
+    def wait(self, part: str, reason: str, *, expected: bool = False) -> None:
+        """Report that a part waits, or still waits; an expected wait is logged if it gets long."""
         now = self._clock()
         since, _ = self._waits.get(part, (now, ""))
         self._waits[part] = (since, reason)
-        logged, what = self._logged.get(part, (-REPEAT_SECONDS, ""))
-        if now - logged >= REPEAT_SECONDS or (what != reason and now == since):
-            self._logged[part] = (now, reason)
+        last = self._logged.get(part, since if expected else -math.inf)
+        if now - last >= REPEAT_SECONDS:
+            self._logged[part] = now
             log.warning("waiting", part=part, reason=reason, seconds=round(now - since, 1))
 
     def done(self, part: str) -> None:
         """Report that a part goes on."""
         wait = self._waits.pop(part, None)
-        self._logged.pop(part, None)
-        if wait is not None:
+        if wait is not None and self._logged.pop(part, None) is not None:
             log.info("going on", part=part, waited_seconds=round(self._clock() - wait[0], 1))
 
     @property

@@ -132,10 +132,23 @@ class Membership:
             # before the marks: `exhausted` must not see the new position without the new records
             self._sent[fetch.partition] = int(fetch.offsets[-1]) + 1
         self._marks.update(poll.marks)
+        self._look_at(poll)
         lost = poll.out_of_range & self._open
         if lost:
             self._open -= lost
             self._restarting = asyncio.create_task(self._restart(lost))
+
+    def _look_at(self, poll: Poll) -> None:
+        """Report brokers that are away: an idle worker has no other way to notice."""
+        if poll.coordinated:
+            self._health.done("coordinator")
+        else:
+            self._health.wait("coordinator", "the group's coordinator is away")
+        if poll.silent:
+            names = ", ".join(sorted(f"{x.topic}/{x.number}" for x in poll.silent))
+            self._health.wait("fetch", f"no answer from the leader of {names}")
+        else:
+            self._health.done("fetch")
 
     def handed(self, fetch: Fetch) -> None:
         """Book a fetch as under way."""
@@ -173,7 +186,8 @@ class Membership:
         self._forget()
         self._assigned = set(partitions)
         if partitions:
-            self._health.wait("assignment", f"taking on {len(partitions)} partition(s)")
+            reason = f"taking on {len(partitions)} partition(s)"
+            self._health.wait("assignment", reason, expected=True)
         self._taking_on = asyncio.create_task(self._take_on(self.epoch))
         self._health.done("group")
 
@@ -187,7 +201,7 @@ class Membership:
         self._open.clear()
         if not self._assigned:
             return
-        self._health.wait("group", "the group shares out its partitions")
+        self._health.wait("group", "the group shares out its partitions", expected=True)
         end = asyncio.get_running_loop().time() + REVOKE_SECONDS
         async with self.drive.parked(REVOKE_SECONDS) as drained:
             if drained:

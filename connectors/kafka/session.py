@@ -88,7 +88,7 @@ class Sessions:
             self._isolation_level,
         )
         self._members.thread = app.consumer.thread
-        self._health.wait("group", f"joining the group {self._group!r}")
+        self._health.wait("group", f"joining the group {self._group!r}", expected=True)
         starting = asyncio.create_task(app.start())
         crash = asyncio.create_task(app._crashed.wait())  # noqa: SLF001 (there is no public way)
         try:

@@ -163,7 +163,7 @@ class KafkaWorker:
                 self._loop.add_signal_handler(name, self._signalled)
         if self._stopping.is_set():
             return
-        self._health.wait("group", "starting")
+        self._health.wait("group", "starting", expected=True)
         driving = asyncio.create_task(self._drive.run())
         others = [
             asyncio.create_task(self._guarded(self._follower.run())),
@@ -176,7 +176,7 @@ class KafkaWorker:
         await cancel([wish, driving, *others])
         await self._publisher.stop()
         self._drive.solo.stop()
-        self._health.wait("group", "stopped")
+        self._health.wait("group", "stopped", expected=True)
         if self._drive.failure is not None:
             raise self._drive.failure
         if process and not (self._drained and self._sessions.clean):

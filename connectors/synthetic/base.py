@@ -10,7 +10,6 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.synthetic.rhythm import Rhythm
 from schemas.errors import DataError
 
 __all__ = ["KINDS", "START_NS", "Episode", "Generated", "Generator", "Kind"]
@@ -197,12 +196,6 @@ class Generator(ABC):
     def _rng(self, *purpose: int) -> np.random.Generator:
         """Return a random generator of its own for a purpose, so that none disturbs another."""
         return np.random.default_rng([self.seed, *purpose])
-
-    def _set_drift(self, rhythm: Rhythm, events: float) -> None:
-        """Place the change at a share of ``events`` arrivals."""
-        if self.drift_at is not None:
-            at = rhythm.advance(self.start_ns, np.array([self.drift_at * events]))
-            self.drift_ns = int(at[0])
 
     def _drifted(self, times: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tell which times are after the change."""

@@ -2,7 +2,7 @@
 
 A host has a role (web server, database, workstation, mail, storage) that sets its ports and
 sizes, and a busy hour: volumes fall to a tenth twelve hours away from it. Episodes: one flow that
-sends out hundreds of times the usual bytes; flows with the volume of the busy hour in the quiet
+sends out thousands of times the usual bytes; flows with the volume of the busy hour in the quiet
 one, or on a port of another role; a scan of many ports within a minute. The drift raises volumes
 two and a half times and moves a third of the HTTPS flows to UDP.
 """
@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from connectors.synthetic.base import Kind
 from connectors.synthetic.records import Columns, RecordGenerator, pick
-from connectors.synthetic.rhythm import DAY_NS, HOUR_NS, HOURS, MILLISECOND_NS, Rhythm, bump
+from connectors.synthetic.rhythm import DAY_NS, HOUR_NS, HOURS, MILLISECOND_NS, bump
 
 __all__ = ["Flows"]
 
-PER_HOST_AND_DAY = 400.0
 QUIET_VOLUME = 0.1
 TCP, UDP = 0, 1
 PROTOCOLS = (b"tcp", b"udp")
@@ -41,11 +40,11 @@ class Role(NamedTuple):
 
 
 ROLES = (
-    Role({443: 0.78, 80: 0.17, 53: 0.05}, 7.0, 10.0, 5.0, 14.0),  # web server
-    Role({5432: 0.90, 53: 0.05, 22: 0.05}, 8.0, 9.0, 4.0, 13.0),  # database
-    Role({443: 0.70, 80: 0.10, 53: 0.15, 993: 0.05}, 9.5, 7.5, 6.0, 12.0),  # workstation
-    Role({25: 0.60, 993: 0.30, 53: 0.10}, 9.0, 9.0, 5.5, 11.0),  # mail
-    Role({445: 0.50, 2049: 0.40, 22: 0.10}, 11.5, 8.0, 7.0, 2.0),  # storage, backups at night
+    Role({443: 0.78, 80: 0.17, 53: 0.05}, 7.5, 9.5, 5.0, 14.0),  # web server
+    Role({5432: 0.90, 53: 0.05, 22: 0.05}, 8.0, 9.0, 4.5, 13.0),  # database
+    Role({443: 0.70, 80: 0.10, 53: 0.15, 993: 0.05}, 9.0, 8.0, 5.5, 12.0),  # workstation
+    Role({25: 0.60, 993: 0.30, 53: 0.10}, 8.5, 8.5, 5.0, 11.0),  # mail
+    Role({445: 0.50, 2049: 0.40, 22: 0.10}, 9.5, 8.0, 5.5, 2.0),  # storage, backups at night
 )
 ROLE_SHARES = (0.2, 0.15, 0.45, 0.1, 0.1)
 MOST_PORTS = max(len(role.ports) for role in ROLES)
@@ -59,7 +58,7 @@ BUSY = np.array([r.busy_hour for r in ROLES])
 
 LINE = (
     b'{"flow_id":"flow-%d-%09d","host":"host-%04d","ts":%d,"bytes_in":%d,"bytes_out":%d,'
-    b'"packets":%d,"duration_ms":%d,"port":"%d","proto":"%s"}'
+    b'"packets":%d,"duration_ms":%d,"port":%d,"proto":"%s"}'
 )
 
 
@@ -67,19 +66,21 @@ class Flows(RecordGenerator):
     """Network flows.
 
     Fields: ``flow_id`` (unique), ``host`` (key), ``ts`` (ms), ``bytes_in``, ``bytes_out``,
-    ``packets``, ``duration_ms``, ``port`` (a category, so a string), ``proto``.
+    ``packets``, ``duration_ms``, ``port`` and ``proto`` (categories).
     """
 
     name = "flows"
     default_entities = 100
+    per_day = 400.0
+    regularity = 4.0
 
-    def _habits(self, rng: np.random.Generator) -> Rhythm:
+    def _habits(self, rng: np.random.Generator) -> NDArray[np.float64]:
         hosts = self.entities
         self._role = rng.choice(len(ROLES), hosts, p=ROLE_SHARES)
-        self._size = SIZES[self._role] + rng.normal(0, 0.3, (hosts, 3))
-        self._busy = BUSY[self._role] + rng.normal(0, 1.0, hosts)
-        rate = rng.lognormal(0, 0.4, hosts)
-        return Rhythm(rate * (0.3 + bump(HOURS, self._busy, 1.5)), PER_HOST_AND_DAY * hosts)
+        self._size = SIZES[self._role] + rng.normal(0, 0.15, (hosts, 3))
+        self._busy = BUSY[self._role] + rng.normal(0, 0.7, hosts)
+        rate = rng.lognormal(0, 0.3, hosts)
+        return rate * (0.3 + bump(HOURS, self._busy, 1.5))
 
     def _key(self, entity: int) -> str:
         return f"host-{entity:04d}"
@@ -96,8 +97,8 @@ class Flows(RecordGenerator):
         drifted = self._drifted(times)
         volume *= np.where(drifted, DRIFT_FACTOR, 1.0)
         # the sizes of a flow go together
-        common = rng.normal(0, 0.45, count)
-        noise = rng.normal(0, 0.25, (count, 3))
+        common = rng.normal(0, 0.3, count)
+        noise = rng.normal(0, 0.15, (count, 3))
         size = self._size[entity] + common[:, None] + noise
         port = PORTS[self._role[entity], pick(rng, PORT_SHARES[self._role[entity]])]
         moves = drifted & (port == HTTPS) & (rng.random(count) < DRIFT_UDP)
@@ -139,7 +140,7 @@ class Flows(RecordGenerator):
             columns["bytes_out"] = np.ceil(columns["bytes_out"] * factor)
             name = "odd_hour_volume"
         else:
-            columns["bytes_out"] = np.ceil(columns["bytes_out"] * rng.uniform(200, 1000, count))
+            columns["bytes_out"] = np.ceil(columns["bytes_out"] * rng.uniform(1000, 5000, count))
             columns["duration"] = columns["duration"] * 20
             name = "exfiltration"
         columns["packets"] = _packets(rng, columns)

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DAY_NS", "HOURS", "HOUR_NS", "MILLISECOND_NS", "MINUTE_NS", "SECOND_NS", "Rhythm", "bump"]
+__all__ = [
+    "DAY_NS",
+    "HOURS",
+    "HOUR_NS",
+    "MILLISECOND_NS",
+    "MINUTE_NS",
+    "SECOND_NS",
+    "arrivals",
+    "bump",
+]
 
 MILLISECOND_NS = 1_000_000
 SECOND_NS = 1_000_000_000
@@ -25,52 +34,67 @@ def bump(
     return np.asarray(np.exp(sharpness * closeness), np.float64)
 
 
-class Rhythm:
-    """Random arrivals whose rate, and whose owners, depend on the hour of the day (UTC).
+def arrivals(
+    rng: np.random.Generator,
+    activity: NDArray[np.float64],
+    per_day: float,
+    regularity: float,
+    start_ns: int,
+    count: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw the first ``count`` arrivals of many entities, each with a rhythm of its own.
 
     Parameters
     ----------
     activity
-        ``[24, entities]`` relative rate of each entity in each hour, positive.
+        ``[24, entities]`` relative rate of each entity in each hour of a day (UTC), positive.
     per_day
-        Mean number of arrivals in a day.
+        Mean arrivals of all entities in a day.
+    regularity
+        Shape of the gamma distributed gaps of an entity: 1 is a Poisson process, more is evener.
+    start_ns
+        When to begin, ns since 1970 UTC.
+
+    Returns
+    -------
+    times
+        ``[count]`` ns, whole milliseconds, not decreasing.
+    entities
+        ``[count]`` whose they are.
     """
+    rates = per_day * activity.sum(axis=0) / activity.sum()
+    # more than needed: those of an unlucky entity must not end before the stream does
+    expected = rates * count / per_day
+    drawn = (expected * 1.1 + 8 * np.sqrt(expected) + 16).astype(np.int64)
+    entity = np.repeat(np.arange(len(rates)), drawn)
+    gaps = rng.gamma(regularity, 1 / regularity, len(entity)) / rates[entity]
+    first = np.cumsum(drawn) - drawn
+    gaps[first] *= rng.random(len(first))  # the stream begins in the middle of a gap
+    elapsed = np.cumsum(gaps)
+    elapsed -= np.repeat(elapsed[first] - gaps[first], drawn)
+    times = _clock(activity, entity, elapsed, start_ns)
+    order = np.argsort(times, kind="stable")[:count]
+    return times[order], entity[order]
 
-    def __init__(self, activity: NDArray[np.float64], per_day: float) -> None:
-        by_hour = activity.sum(axis=1)
-        self._per_day = per_day
-        self._elapsed = np.concatenate([[0.0], np.cumsum(by_hour / by_hour.sum())])
-        owners = np.cumsum(activity, axis=1) / by_hour[:, None]
-        # one ascending row for all hours: the owner is found by one search
-        self._owners = (owners + np.arange(24)[:, None]).ravel()
-        self._entities = activity.shape[1]
 
-    def advance(self, start_ns: int, events: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return when so many arrivals are expected to have happened since a start.
-
-        Parameters
-        ----------
-        start_ns
-            The start, ns since 1970 UTC.
-        events
-            ``[n]`` numbers of arrivals; cumulated exponential steps give random arrivals.
-
-        Returns
-        -------
-        NDArray[np.int64]
-            ``[n]`` times in ns, whole milliseconds.
-        """
-        day_ns = start_ns - start_ns % DAY_NS
-        hour = (start_ns - day_ns) / HOUR_NS
-        days = np.interp(hour, np.arange(25), self._elapsed) + events / self._per_day
-        hours = np.interp(days % 1, self._elapsed, np.arange(25)) + 24 * np.floor(days)
-        milliseconds = np.ceil(hours * (HOUR_NS // MILLISECOND_NS)).astype(np.int64)
-        times = np.maximum(day_ns + milliseconds * MILLISECOND_NS, start_ns)
-        return np.asarray(times, np.int64)
-
-    def owners(self, rng: np.random.Generator, times: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Draw the entity of each arrival, ``[n]``, by the activities in its hour."""
-        hour = times % DAY_NS // HOUR_NS
-        found = np.searchsorted(self._owners, hour + rng.random(len(times)), side="right")
-        last = self._entities - 1  # a sum of shares may round to less than 1
-        return np.asarray(np.minimum(found - hour * self._entities, last), np.int64)
+def _clock(
+    activity: NDArray[np.float64],
+    entity: NDArray[np.int64],
+    elapsed: NDArray[np.float64],
+    start_ns: int,
+) -> NDArray[np.int64]:
+    """Turn days of an entity's own activity since the start into time on the clock."""
+    shares = (activity / activity.sum(axis=0)).T
+    passed = np.concatenate([np.zeros((len(shares), 1)), np.cumsum(shares, axis=1)], axis=1)
+    day_ns = start_ns - start_ns % DAY_NS
+    hour, part = divmod((start_ns - day_ns) / HOUR_NS, 1)
+    days = elapsed + (passed[:, int(hour)] + part * shares[:, int(hour)])[entity]
+    whole = np.floor(days)
+    # one ascending row for all entities, so that one search finds every hour
+    edges = (passed[:, :24] + np.arange(len(shares))[:, None]).ravel()
+    found = np.searchsorted(edges, entity + (days - whole), side="right") - 1 - 24 * entity
+    found = found.clip(0, 23)
+    within = (days - whole - passed[entity, found]) / shares[entity, found]
+    hours = 24 * whole + found + within.clip(0, 1)
+    milliseconds = np.ceil(hours * (HOUR_NS // MILLISECOND_NS)).astype(np.int64)
+    return np.asarray(np.maximum(day_ns + milliseconds * MILLISECOND_NS, start_ns), np.int64)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from connectors.synthetic.base import Kind
 from connectors.synthetic.records import Columns, RecordGenerator, pick
-from connectors.synthetic.rhythm import HOURS, MILLISECOND_NS, MINUTE_NS, SECOND_NS, Rhythm, bump
+from connectors.synthetic.rhythm import HOURS, MILLISECOND_NS, MINUTE_NS, SECOND_NS, bump
 
 __all__ = ["Transactions"]
 
@@ -22,11 +22,11 @@ CHANNELS = ("chip", "contactless", "online", "atm")
 ONLINE = CHANNELS.index("online")
 MERCHANTS = 200
 FAVOURITES = 10
-PER_CARD_AND_DAY = 12.0
 
-HOME_SHARE = 0.98
-FAVOURITE_SHARE = 0.97
-DISTANCE_MISSING = 0.1
+# Exceptions to the habits. Were they as common as in life, most alerts at a small budget would be
+# about them.
+HOME_SHARE = 0.998
+FAVOURITE_SHARE = 0.99
 
 DRIFT_FACTOR = 2.0
 DRIFT_ONLINE = 0.3
@@ -41,16 +41,18 @@ class Transactions(RecordGenerator):
     """Card payments.
 
     Fields: ``tx_id`` (unique), ``card_id`` (key), ``ts`` (ms), ``amount``, ``merchant`` (about
-    200), ``country``, ``channel``, and ``distance_km`` from home, sometimes null.
+    200), ``country``, ``channel``, and ``distance_km`` from home, null for online payments.
     """
 
     name = "transactions"
     default_entities = 500
+    per_day = 12.0
+    regularity = 4.0
 
-    def _habits(self, rng: np.random.Generator) -> Rhythm:
+    def _habits(self, rng: np.random.Generator) -> NDArray[np.float64]:
         cards = self.entities
-        self._usual = rng.normal(np.log(40.0), 0.6, cards)  # log of the median amount
-        self._spread = rng.uniform(0.3, 0.5, cards)
+        self._usual = rng.normal(np.log(40.0), 0.25, cards)  # log of the median amount
+        self._spread = rng.uniform(0.2, 0.3, cards)
         ranked = np.argsort(rng.random((cards, MERCHANTS)), axis=1)
         self._merchants = ranked[:, :FAVOURITES]
         self._strangers = ranked[:, FAVOURITES:]
@@ -59,11 +61,11 @@ class Transactions(RecordGenerator):
         self._favour = _cumulative(np.where(np.arange(FAVOURITES) < counts[:, None], weights, 0))
         lands = np.argsort(rng.random((cards, len(COUNTRIES))), axis=1)
         self._home, self._away, self._foreign = lands[:, 0], lands[:, 1], lands[:, 2:]
-        self._channels = _cumulative(rng.dirichlet([3.0, 4.0, 3.0, 0.5], cards))
+        self._channels = _cumulative(rng.dirichlet([6.0, 8.0, 6.0, 1.0], cards))
         early = rng.random(cards) < 0.7
         self._busy = np.where(early, rng.normal(14, 2.5, cards), rng.normal(20, 1.5, cards))
-        rate = rng.lognormal(0, 0.4, cards)
-        return Rhythm(rate * (0.01 + bump(HOURS, self._busy, 3.0)), PER_CARD_AND_DAY * cards)
+        rate = rng.lognormal(0, 0.3, cards)
+        return rate * (0.005 + bump(HOURS, self._busy, 3.0))
 
     def _key(self, entity: int) -> str:
         return f"card-{entity:05d}"
@@ -81,17 +83,17 @@ class Transactions(RecordGenerator):
         favourite = self._merchants[entity, pick(rng, self._favour[entity])]
         stays = rng.random(count) < FAVOURITE_SHARE
         at_home = rng.random(count) < HOME_SHARE
-        channel = pick(rng, self._channels[entity])
         moves = rng.random(count) < DRIFT_ONLINE
-        distance = rng.lognormal(1.5, 0.8, count) + np.where(at_home, 0, rng.uniform(500, 3000))
+        channel = np.where(drifted & moves, ONLINE, pick(rng, self._channels[entity]))
+        distance = rng.lognormal(1.5, 0.5, count) + np.where(at_home, 0, rng.uniform(50, 500))
         return {
             "time": times,
             "entity": entity,
             "amount": np.maximum(amount, 0.5),
             "merchant": np.where(stays, favourite, rng.integers(0, MERCHANTS, count)),
             "country": np.where(at_home, self._home[entity], self._away[entity]),
-            "channel": np.where(drifted & moves, ONLINE, channel),
-            "distance": np.where(rng.random(count) < DISTANCE_MISSING, np.nan, distance),
+            "channel": channel,
+            "distance": np.where(channel == ONLINE, np.nan, distance),
         }
 
     def _abnormal(
@@ -110,12 +112,12 @@ class Transactions(RecordGenerator):
             columns["amount"] = scale * np.exp(self._usual[entity]) * rng.uniform(20, 50, count)
             return "large_amount", columns
         columns["merchant"] = rng.choice(self._strangers[entity], count)
+        columns["channel"] = np.full(count, ONLINE)
+        columns["distance"] = np.full(count, np.nan)
         if kind == "contextual":
             columns["country"] = np.full(count, rng.choice(self._foreign[entity]))
-            columns["distance"] = np.full(count, np.nan)
             return "odd_hour_and_place", columns
         columns["amount"] = rng.uniform(0.5, 3.0, count)
-        columns["channel"] = np.full(count, ONLINE)
         return "card_testing", columns
 
     def _encode(self, columns: Columns, first: int) -> list[bytes]:

@@ -90,7 +90,8 @@ def draw_in(
 
     train(
         stage,
-        lambda generator: minibatches(data, stage.settings, generator),
+        # shown as an input, a new id would be drawn to the centre like the normal ones
+        lambda generator: minibatches(data, stage.settings, generator, new_ids=False),
         loss,
         validate=lambda: held_out_loss(distance, held_out, stage.settings),
         after_epoch=after_epoch,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ def predict_steps(
     data: WindowBatch,
     held_out: WindowBatch,
     distance: Callable[[WindowBatch], Tensor],
+    misplace: float = 0.0,
 ) -> None:
     """Minimise the distance between the predicted and the true steps.
 
@@ -25,10 +27,17 @@ def predict_steps(
         Windows to learn from, and later ones that decide when to stop.
     distance
         ``[B]``: how far the predictions of ``stage.model`` for all steps of a window are from it.
+    misplace
+        Share of the steps that training shows in the wrong place.
     """
+
+    def draw(generator: torch.Generator) -> Iterator[WindowBatch]:
+        for batch in minibatches(data, stage.settings, generator):
+            yield misplaced(batch, misplace, generator) if misplace else batch
+
     train(
         stage,
-        lambda generator: minibatches(data, stage.settings, generator),
+        draw,
         distance,
         validate=lambda: held_out_loss(distance, held_out, stage.settings),
     )
@@ -41,3 +50,19 @@ def delayed(steps: Tensor, start: Tensor) -> Tensor:
     """
     first = start.expand(len(steps), 1, -1)
     return torch.cat([first, steps[:, :-1]], dim=1)
+
+
+def misplaced(data: WindowBatch, share: float, generator: torch.Generator) -> WindowBatch:
+    """Move a random share of the steps of each window to random places in it.
+
+    Events of processes that run side by side come in many orders, most of them too rare to be seen
+    in training. A network that has seen events out of place finds them unusual, not impossible.
+    """
+    windows, steps = data.mask.shape
+    device = data.mask.device
+    moves, places = torch.rand((2, windows, steps), generator=generator).to(device)
+    own = torch.arange(steps, device=device).expand(windows, -1)
+    wanted = torch.where(moves < share, places * data.lengths.unsqueeze(1) - 0.5, own.float())
+    order = torch.where(data.mask, wanted, steps + own.float()).argsort(dim=1).unsqueeze(-1)
+    num = data.num.gather(1, order.expand_as(data.num))
+    return replace(data, num=num, cat=data.cat.gather(1, order.expand_as(data.cat)))

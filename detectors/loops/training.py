@@ -157,14 +157,15 @@ def split(data: WindowBatch) -> tuple[WindowBatch, WindowBatch]:
 
 
 def minibatches(
-    data: WindowBatch, settings: Training, generator: torch.Generator
+    data: WindowBatch, settings: Training, generator: torch.Generator, *, new_ids: bool = True
 ) -> Iterator[WindowBatch]:
-    """One epoch in random order; a small share of the ids is shown as new."""
+    """One epoch in random order; with ``new_ids`` a small share of the ids is shown as new."""
     order = torch.randperm(len(data), generator=generator)
     order = order[: settings.batch * settings.steps_per_epoch]
     order = order.to(data.mask.device)
     for start in range(0, len(order), settings.batch):
-        yield show_new(data[order[start : start + settings.batch]], generator)
+        batch = data[order[start : start + settings.batch]]
+        yield show_new(batch, generator) if new_ids else batch
 
 
 def trimmed_mean(losses: Tensor, share: float) -> tuple[Tensor, int]:

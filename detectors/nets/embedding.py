@@ -50,6 +50,17 @@ class SequenceInput(nn.Module):
         embedded = [table(data.cat[:, :, i]) for i, table in enumerate(self.tables)]
         return torch.cat([data.num, *embedded], dim=-1)
 
+    def push_out_new(self, reach: float) -> None:
+        """Make the embedding of new values ``reach`` times as long as a typical one.
+
+        For networks that are not trained to tell what is new: a longer input takes whatever they
+        compute further away from the usual.
+        """
+        with torch.no_grad():
+            for weight in self.parameters():
+                typical = weight[NEW + 1 :].norm(dim=1).mean()
+                weight[NEW] *= reach * typical / weight[NEW].norm().clamp(min=1e-6)
+
     def attribute(self, share: Tensor) -> Tensor:
         """Sum the shares ``[B, T, width]`` of inputs to shares ``[B, T, F + C]`` of fields."""
         numbers, *fields = torch.split(share, self.widths, dim=-1)

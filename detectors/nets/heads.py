@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.batch import NEW, WindowBatch
+from detectors.nets.embedding import NEW_SHARE
 
 
 @dataclass(frozen=True)
@@ -22,24 +23,48 @@ class Guess:
         ``[B, T, F]`` scaled numbers.
     logits
         ``[B, T, V_c]`` per category field.
+    surcharge
+        ``[C]`` nats that a new value costs on top of its own logit.
     """
 
     num: Tensor
     logits: tuple[Tensor, ...]
+    surcharge: Tensor
 
 
 class WindowHead(nn.Module):
-    """One linear layer from a hidden state to all numbers and logits of its step."""
+    """One linear layer from a hidden state to all numbers and logits of its step.
+
+    Notes
+    -----
+    Id 1 stands for at least ``V`` values that were never seen, so that each of them is ``V`` times
+    less likely than the id as a whole; and training shows the id in 1 % of the places, although new
+    values may be far rarer. The surcharge makes up for both: ``log V``, and the log of 1 % over the
+    share of new values that is to be expected by the Good-Turing estimate, the share of values seen
+    exactly once. Without it, a vocabulary above a hundred makes a new value look likelier than a
+    known one.
+    """
+
+    surcharge: Tensor
 
     def __init__(self, hidden: int, features: int, vocab: Sequence[int]) -> None:
         super().__init__()
         self.widths = [features, *vocab]
         self.linear = nn.Linear(hidden, sum(self.widths))
+        self.register_buffer("surcharge", torch.tensor([math.log(size) for size in vocab]))
+
+    def learn_novelty(self, data: WindowBatch) -> None:
+        """Set the surcharge by the windows of a fit."""
+        for field, size in enumerate(data.vocab):
+            counts = torch.bincount(data.cat[:, :, field][data.mask], minlength=size)
+            rare = int((counts[NEW + 1 :] == 1).sum() + counts[NEW])
+            share = (rare + 1) / (int(counts.sum()) + 1)
+            self.surcharge[field] = math.log(size) + max(0.0, math.log(NEW_SHARE / share))
 
     def forward(self, hidden: Tensor) -> Guess:
         """Take ``[B, T, hidden]``."""
         num, *logits = torch.split(self.linear(hidden), self.widths, dim=-1)
-        return Guess(num, tuple(logits))
+        return Guess(num, tuple(logits), self.surcharge)
 
 
 def surprisal(guess: Guess, data: WindowBatch) -> Tensor:
@@ -55,15 +80,9 @@ def surprisal(guess: Guess, data: WindowBatch) -> Tensor:
     return torch.stack(fields, dim=-1) * data.mask.unsqueeze(-1)
 
 
-def new_surcharge(data: WindowBatch) -> Tensor:
-    """``[B, T, C]`` nats to add wherever the id of new values is scored.
-
-    Id 1 stands for at least ``V`` values that were never seen, so that one of them is ``V`` times
-    less likely than the id as a whole. Without this, a vocabulary above a hundred makes the 1 % of
-    id 1 in training look likelier than a known value.
-    """
-    charge = torch.tensor([math.log(size) for size in data.vocab], device=data.cat.device)
-    return (data.cat == NEW) * charge
+def novelty(guess: Guess, data: WindowBatch) -> Tensor:
+    """Surcharge ``[B, T, C]`` nats wherever the true id is that of new values."""
+    return (data.cat == NEW) * guess.surcharge
 
 
 def window_loss(guess: Guess, data: WindowBatch) -> Tensor:

@@ -6,11 +6,20 @@ modeling", 2018, without its dropout and weight normalisation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
 KERNEL = 3
+
+MAX_BLOCKS = 6
+"""Six blocks reach back over 253 steps; what is further back is rarely worth another block."""
+
+
+def blocks_for(steps: int) -> int:
+    """Fewest blocks, at most ``MAX_BLOCKS``, whose receptive field covers ``steps`` steps."""
+    return max(1, min(MAX_BLOCKS, math.ceil(math.log2((steps + 3) / 4))))
 
 
 class _Block(nn.Module):

@@ -1,0 +1,77 @@
+"""Metrics and probes of a worker process over HTTP."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from connectors.base import Fetch, Output
+
+
+class Monitor:
+    """What a worker counts; Prometheus reads it at ``/metrics``."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._records = Counter(
+            "eddy_records", "Records read", ["topic", "partition"], registry=self.registry
+        )
+        self._outputs = Counter(
+            "eddy_outputs", "Messages handed over for publishing", ["topic"], registry=self.registry
+        )
+        self._seconds = Histogram(
+            "eddy_batch_seconds", "Time to process a batch of fetches", registry=self.registry
+        )
+        self.ready = Gauge(
+            "eddy_ready", "1 if the worker waits for nothing", registry=self.registry
+        )
+
+    def batch(self, fetches: Sequence[Fetch], outputs: Sequence[Output], seconds: float) -> None:
+        """Count a processed batch."""
+        for fetch in fetches:
+            topic, number = fetch.partition
+            self._records.labels(topic, number).inc(len(fetch))
+        counts: dict[str, int] = {}
+        for output in outputs:
+            counts[output.topic] = counts.get(output.topic, 0) + 1
+        for topic, count in counts.items():
+            self._outputs.labels(topic).inc(count)
+        self._seconds.observe(seconds)
+
+
+Probe = Callable[[], tuple[bool, bool, str]]
+"""Returns ready, healthy, and what the worker waits for."""
+
+
+def serve_monitor(monitor: Monitor, probe: Probe, port: int) -> ThreadingHTTPServer:
+    """Answer ``/healthz``, ``/readyz`` and ``/metrics`` on ``port`` from a thread of its own."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            ready, healthy, reason = probe()
+            monitor.ready.set(ready)
+            if self.path == "/metrics":
+                self._send(200, generate_latest(monitor.registry), "text/plain; version=0.0.4")
+            elif self.path in ("/healthz", "/readyz"):
+                fine = healthy if self.path == "/healthz" else ready
+                self._send(200 if fine else 503, (reason or "ok").encode(), "text/plain")
+            else:
+                self._send(404, b"there are /healthz, /readyz and /metrics", "text/plain")
+
+        def _send(self, status: int, body: bytes, kind: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Keep probes out of the log."""
+
+    server = ThreadingHTTPServer(("0.0.0.0", port), Answer)  # noqa: S104 - probes come from outside
+    threading.Thread(target=server.serve_forever, name="monitor", daemon=True).start()
+    return server

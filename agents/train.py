@@ -1,0 +1,185 @@
+"""The trainer: retraining requests in, new models out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import structlog
+
+from agents.archiving import archived_records
+from agents.fitting import build_history, fit_route
+from agents.registry import Registry
+from connectors.archive import Archive
+from connectors.base import Fetch, Output, Partition
+from connectors.kafka import Batch
+from connectors.storage import Storage
+from detectors import Budget
+from detectors.device import pick_device
+from detectors.model import Model
+from schemas import messages
+from schemas.config import Pipeline as Config
+from schemas.errors import EddyError
+from schemas.messages import ModelEvent, RetrainRequest, Stage
+from schemas.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+RECORDS = 300_000
+"""Newest archived records that a model is trained on."""
+
+
+class Trainer:
+    """Trains from the archive; implements ``connectors.kafka.Handler`` on the request topic.
+
+    A request for a model that has been replaced meanwhile asks for nothing more, so that repeated
+    requests, and the same one from several partitions, lead to one model.
+    """
+
+    def __init__(
+        self, config: Config, storage: Storage, *, budget: Budget | None = None, seed: int = 0
+    ) -> None:
+        self._config = config
+        self._topics = Topics(config.name)
+        self._storage = storage
+        self._registry = Registry(storage)
+        self._device = pick_device(config.scoring.device)
+        self._budget = budget or Budget(seconds=600.0)
+        self._seed = seed
+
+    def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+        """Begin at the commit; a trainer has no state of its own."""
+        return {}
+
+    def process(self, fetches: list[Fetch]) -> Batch:
+        """Train for each request."""
+        outputs: list[Output] = []
+        positions = {}
+        for fetch in fetches:
+            for value in fetch.values:
+                if value is not None:
+                    outputs += self._answer(value)
+            positions[fetch.partition] = int(fetch.offsets[-1]) + 1
+        return Batch(outputs, positions)
+
+    def idle(self) -> Batch | None:
+        """Wait for requests."""
+        return None
+
+    def wants_barrier(self) -> bool:
+        """Need none."""
+        return False
+
+    def barrier(self, positions: Mapping[Partition, int]) -> Batch:
+        """Need none."""
+        return Batch()
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        """Hold nothing."""
+
+    def stop(self) -> Batch:
+        """Hold nothing."""
+        return Batch()
+
+    def _answer(self, value: bytes) -> list[Output]:
+        try:
+            request = messages.decode(value, RetrainRequest)
+        except msgspec.MsgspecError as error:
+            log.error("request not understood", why=str(error))
+            return []
+        stream, route = request.stream, request.route
+        champion = None
+        if stream in self._config.streams:
+            champion = self._registry.champion(stream, route)
+        if champion != request.model_id and request.reason != "manual":
+            log.info("request is settled already", request=request.request_id, champion=champion)
+            return []
+        try:
+            model = self._train(request, champion)
+        except EddyError as error:
+            log.warning("no new model", request=request.request_id, why=str(error))
+            return [self._event(request, "rejected", champion or "", champion, {}, str(error))]
+        artefact_id = self._registry.save(model)
+        self._registry.promote(stream, route, artefact_id)
+        metrics = {
+            "windows": float(model.detector.report.windows),
+            "calibration_windows": float(len(model.calibration["full"])),
+            "seconds": model.detector.report.seconds,
+        }
+        log.info("new champion", stream=stream, route=route, model=artefact_id, why=request.detail)
+        why = f"{request.reason}: {request.detail}"
+        return [self._event(request, "champion", artefact_id, champion, metrics, why)]
+
+    def _train(self, request: RetrainRequest, champion: str | None) -> Model:
+        stream = self._config.streams.get(request.stream)
+        routes = {} if stream is None else {r.label: r for r in stream.routes}
+        if stream is None or request.route not in routes:
+            msg = f"request {request.request_id}: no route {request.stream}/{request.route} here"
+            raise EddyError(msg)
+        table = Archive(self._storage, request.stream).read(limit_records=RECORDS)
+        if not table.num_rows:
+            msg = f"{request.stream}: the archive at {self._storage.uri} is empty"
+            raise EddyError(msg)
+        records = archived_records(stream, table)
+        suspects = _suspects(table, records_order=[r.partition for r in records])
+        templates: tuple[str, ...] = ()
+        if champion is not None:
+            parent = self._registry.load(request.stream, request.route, champion)
+            templates = parent.description.templates
+        history = build_history(stream, records, templates=templates, suspects=suspects)
+        return fit_route(
+            request.stream,
+            stream,
+            routes[request.route],
+            history,
+            parent_id=champion,
+            seed=self._seed,
+            device=self._device,
+            budget=self._budget,
+        )
+
+    def _event(
+        self,
+        request: RetrainRequest,
+        stage: Stage,
+        artefact_id: str,
+        parent: str | None,
+        metrics: dict[str, float],
+        why: str,
+    ) -> Output:
+        event = ModelEvent(
+            stream=request.stream,
+            route=request.route,
+            stage=stage,
+            artefact_id=artefact_id,
+            uri=f"{self._storage.uri}/models/{request.stream}/{request.route}/{artefact_id}",
+            parent_id=parent,
+            request_id=request.request_id,
+            metrics=metrics,
+            why=why,
+            at=time.time_ns(),
+        )
+        return model_output(self._topics, event)
+
+
+def model_output(topics: Topics, event: ModelEvent) -> Output:
+    """Wrap a model event; the topic keeps the newest of each stream, route and stage."""
+    # a rejection must not displace the champion that workers look for when they start
+    key = f"{event.stream}/{event.route}/{event.stage}"
+    return Output(topics.models, key.encode(), messages.encode(event))
+
+
+def _suspects(table: pa.Table, records_order: list[Partition]) -> list[np.ndarray]:
+    topics = table["topic"].to_numpy(zero_copy_only=False)
+    numbers = table["partition"].to_numpy()
+    offsets = table["offset"].to_numpy()
+    suspect = table["suspect"].to_numpy(zero_copy_only=False).astype(bool)
+    marks = []
+    for topic, number in records_order:
+        rows = np.flatnonzero((topics == topic) & (numbers == number))
+        rows = rows[np.argsort(offsets[rows], kind="stable")]
+        marks.append(suspect[rows])
+    return marks

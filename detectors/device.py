@@ -1,0 +1,21 @@
+"""Choosing where tensors live."""
+
+import torch
+
+from schemas.errors import SetupError
+
+
+def pick_device(name: str) -> str:
+    """Resolve ``auto`` to ``cuda`` where there is one, else ``cpu``.
+
+    Raises
+    ------
+    SetupError
+        If a CUDA device is asked for by name and there is none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        msg = f"scoring.device: {name!r}, but there is no CUDA device here; use auto or cpu"
+        raise SetupError(msg)
+    return name

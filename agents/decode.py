@@ -55,12 +55,16 @@ class Decoder:
         return Decoded(records, [self._letter(fetch, *pair) for pair in letters], filtered)
 
     def keys(self, fetch: Fetch) -> list[str | None]:
+        """Entity key of each record of a fetch, ``None`` where none can be read."""
+        return self.message_keys(fetch.values)
+
+    def message_keys(self, values: Sequence[bytes | None]) -> list[str | None]:
         """Entity key of each message, ``None`` where none can be read."""
-        valid = [i for i, v in enumerate(fetch.values) if v]
-        parsed = self._format.parse([fetch.values[i] or b"" for i in valid])
-        keys: list[str | None] = [None] * len(fetch)
+        valid = [(i, v) for i, v in enumerate(values) if v]
+        parsed = self._format.parse([v for _, v in valid])
+        keys: list[str | None] = [None] * len(values)
         for key, index in zip(self._keys(parsed.table), parsed.source.tolist(), strict=True):
-            keys[valid[index]] = key
+            keys[valid[index][0]] = key
         return keys
 
     def _sift(self, fetch: Fetch) -> tuple[Sequence[int], list[tuple[int, Bad]], int]:

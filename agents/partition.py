@@ -17,11 +17,9 @@ from agents.records import Records
 from agents.watch import Watcher
 from agents.window import Windows, make_windower
 from connectors.base import Fetch, Partition
-from detectors.model import FULL, Model
+from detectors.model import Model
 from schemas.config import Stream
 from schemas.messages import DeadLetter
-
-NOT_WATCHED = ("time_of_day_sin", "time_of_day_cos")  # they go round by themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,6 @@ class RouteState:
         self.model_id: str | None = None
         self.decider: Decider
         self.watcher: Watcher
-        self.watched: list[int] = []
 
     def follow(self, model: Model) -> None:
         """Take the calibration of a model that begins to speak; open incidents go on."""
@@ -57,10 +54,7 @@ class RouteState:
         self.model_id = model.model_id
         rate = model.description.windows_per_day / self._partitions
         self.decider = Decider(model.calibration, rate, self._per_day)
-        numbers = model.description.layout.numbers
-        self.watched = [i for i, name in enumerate(numbers) if name not in NOT_WATCHED]
-        names = [numbers[i] for i in self.watched]
-        self.watcher = Watcher(self._stream.drift, names, model.calibration[FULL])
+        self.watcher = Watcher(self._stream.drift, model)
 
 
 class PartitionState:

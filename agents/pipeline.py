@@ -342,7 +342,7 @@ class Pipeline:
         result: Result,
     ) -> None:
         route = state.routes[label]
-        for finding, time in route.watcher(windows, scores, windows.end, route.watched):
+        for finding, time in route.watcher(_arrays(windows), scores):
             since = max(state.first_time or 0, model.description.data_from)
             request = drift_request(state.name, label, model.model_id, finding, time, since)
             result.outputs.append(self._envelope.request(request))

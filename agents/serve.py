@@ -15,7 +15,7 @@ from agents.publish import Envelope
 from agents.registry import Registry
 from connectors.archive import Archive
 from connectors.base import Fetch, Output, Partition
-from connectors.kafka import Batch
+from connectors.kafka.handler import Batch
 from connectors.storage import Storage
 from detectors.device import pick_device
 from schemas import messages

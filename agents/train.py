@@ -15,7 +15,7 @@ from agents.fitting import build_history, fit_route
 from agents.registry import Registry
 from connectors.archive import Archive
 from connectors.base import Fetch, Output, Partition
-from connectors.kafka import Batch
+from connectors.kafka.handler import Batch
 from connectors.storage import Storage
 from detectors import Budget
 from detectors.device import pick_device

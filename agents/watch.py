@@ -1,6 +1,7 @@
 """watch: has the stream changed for good? Inputs and scores, followed by drift detectors.
 
-Medians over blocks of windows are followed by river's ADWIN (Bifet & Gavaldà 2007) and
+Medians over blocks of windows, measured against those of the model's calibration windows, are
+followed by river's ADWIN (Bifet & Gavaldà 2007) and
 Page-Hinkley (Page 1954), those of the score by KSWIN (Raab et al. 2020) as well, which is too slow
 for every input. A drift is confirmed when two tests have spoken within a few blocks of each
 other: each of them alone cries wolf on its own kind of noise.
@@ -12,23 +13,29 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from river import drift
 
-from agents.records import Floats, Ints
-from agents.window import Windows
+from agents.records import Floats
+from detectors.model import (
+    BLOCK,
+    SCORE,
+    Model,
+    Reference,
+    WindowArrays,
+    block_medians,
+    signals,
+)
 from schemas.config import Drift
 from schemas.messages import RetrainRequest
 
-SCORE = "score"
-BLOCK = 512
+NOT_WATCHED = ("gap", "time_of_day_sin", "time_of_day_cos")  # they go round by themselves
 AGREE_WITHIN = 8
-WARM_UP = 16
+FARTHEST = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A confirmed drift: of what, and the mean that showed it against the mean before."""
+    """A confirmed drift: of what, and the median that showed it against the usual one."""
 
     signal: str
     statistic: float
@@ -36,30 +43,31 @@ class Finding:
 
 
 class _Signal:
-    """One followed mean, standardised by what its first blocks showed."""
+    """One followed median, standardised by how it lay on the model's calibration windows."""
 
-    def __init__(self, name: str, windows_between_alarms: int, *, with_kswin: bool) -> None:
-        self.name = name
+    def __init__(self, name: str, reference: Reference, blocks_between_alarms: float) -> None:
+        self.name, self._reference = name, reference
         # each test errs at most once in the wished-for number of blocks, and two must agree
-        delta = min(0.05, max(BLOCK / windows_between_alarms, 1e-6))
+        delta = min(0.05, max(1.0 / blocks_between_alarms, 1e-6))
         self._tests = [
-            drift.ADWIN(delta=delta, clock=1, grace_period=5, min_window_length=5),
-            drift.PageHinkley(min_instances=WARM_UP, delta=0.25, threshold=-4.0 * np.log(delta)),
+            drift.ADWIN(delta=delta, clock=1, grace_period=5, min_window_length=3),
+            drift.PageHinkley(min_instances=5, delta=0.5, threshold=-2.0 * np.log(delta)),
         ]
-        if with_kswin:
+        if name == SCORE:
             self._tests.append(drift.KSWIN(alpha=delta / 4, window_size=60, stat_size=20, seed=0))
         self._spoke = [-(10**9)] * len(self._tests)
-        self._first: list[float] = []
         self._blocks = 0
+        # the history is what changes are measured against, so let the tests see some of it
+        for value in np.random.default_rng(0).normal(size=30):
+            for test in self._tests:
+                test.update(float(value))
 
     def update(self, value: float) -> Finding | None:
+        """Take in the median of a block."""
         self._blocks += 1
-        if len(self._first) < WARM_UP:
-            self._first.append(value)
-            return None
-        reference = float(np.mean(self._first))
-        spread = max(float(np.std(self._first)), 1e-3 * (1.0 + abs(reference)))
-        standard = float(np.clip((value - reference) / spread, -20.0, 20.0))
+        reference = self._reference
+        standard = (value - reference.mean) / reference.spread
+        standard = float(np.clip(standard, -FARTHEST, FARTHEST))
         for index, test in enumerate(self._tests):
             test.update(standard)
             if test.drift_detected:
@@ -67,38 +75,32 @@ class _Signal:
         if sum(self._blocks - at < AGREE_WITHIN for at in self._spoke) < 2:
             return None
         self._spoke = [-(10**9)] * len(self._tests)
-        return Finding(self.name, value, reference)
+        return Finding(self.name, value, reference.mean)
 
 
 class Watcher:
     """Drift detection of one route in one partition; starts afresh with every model."""
 
-    def __init__(self, config: Drift, names: list[str], calibration: Floats) -> None:
+    def __init__(self, config: Drift, model: Model) -> None:
         self._config = config
-        log = _log_scores(calibration)
-        self._centre = float(np.median(log))
-        self._spread = max(float(np.percentile(log, 90) - np.percentile(log, 10)), 1e-9)
-        self._signals = [
-            _Signal(name, config.false_alarm_every * (len(names) + 1), with_kswin=name is SCORE)
-            for name in [SCORE, *names]
-        ]
+        names = [SCORE, *model.description.layout.numbers]
+        reference = model.description.reference
+        between = config.false_alarm_every * len(reference) / BLOCK
+        self._signals = {
+            index: _Signal(name, reference[name], between)
+            for index, name in enumerate(names)
+            if name in reference and name not in NOT_WATCHED
+        }
         self._rows: list[Floats] = []
         self._waiting = 0
         self._last_request: int | None = None
 
-    def __call__(
-        self, windows: Windows, scores: Floats, times: Ints, watched: list[int]
-    ) -> list[tuple[Finding, int]]:
-        """Take in consecutive windows; return confirmed drifts with their event times.
-
-        ``watched`` are the columns of the numeric features that were named at the start.
-        """
+    def __call__(self, windows: WindowArrays, scores: Floats) -> list[tuple[Finding, int]]:
+        """Take in consecutive windows; return confirmed drifts with their event times."""
         if not self._config.enabled or not len(windows):
             return []
-        standard = np.clip((_log_scores(scores) - self._centre) / self._spread, -5.0, 5.0)
-        last = windows.num[np.arange(len(windows)), windows.length - 1][:, watched]
-        values = np.concatenate([standard[:, None], last.astype(np.float64)], axis=1)
-        found = []
+        values = signals(windows, scores)
+        found: list[tuple[Finding, int]] = []
         at = 0
         while at < len(values):
             take = min(BLOCK - self._waiting, len(values) - at)
@@ -106,18 +108,15 @@ class Watcher:
             self._waiting += take
             at += take
             if self._waiting == BLOCK:
-                found += self._end_block(int(times[at - 1]))
+                found += self._end_block(int(windows.time[at - 1]))
         return found
 
     def _end_block(self, time: int) -> list[tuple[Finding, int]]:
-        block = np.concatenate(self._rows)
+        medians = block_medians(np.concatenate(self._rows))
         self._rows, self._waiting = [], 0
         findings = []
-        # the median of a block hardly feels the anomalies in it; a drift moves it
-        present: NDArray[np.bool_] = np.asarray(~np.isnan(block).all(axis=0))
-        medians = np.nanmedian(np.where(present, block, 0.0), axis=0)
-        for signal, median, there in zip(self._signals, medians, present, strict=True):
-            finding = signal.update(float(median)) if there else None
+        for index, signal in self._signals.items():
+            finding = None if np.isnan(medians[index]) else signal.update(float(medians[index]))
             if finding is not None:
                 findings.append(finding)
         if not findings:
@@ -129,11 +128,6 @@ class Watcher:
             return []
         self._last_request = time
         return [(findings[0], time)]
-
-
-def _log_scores(scores: Floats) -> Floats:
-    """Compress scores, whose scale is each detector's own; negative ones keep their order."""
-    return np.sign(scores) * np.log1p(np.abs(scores))
 
 
 def drift_request(

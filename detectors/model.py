@@ -28,6 +28,8 @@ MODEL = "model.json"
 CALIBRATION = "calibration.safetensors"
 MISSING = "missing"
 GAP = "gap"
+SCORE = "score"
+BLOCK = 64
 CALIBRATION_SHARE = 0.3
 FULL, PARTIAL = "full", "partial"
 CALIBRATION_SIZE = 8192
@@ -55,8 +57,18 @@ class Layout(msgspec.Struct, frozen=True):
     window: str
 
 
+class Reference(msgspec.Struct, frozen=True):
+    """Mean and spread of a signal's medians over blocks of normal windows."""
+
+    mean: float
+    spread: float
+
+
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     """Content of ``model.json``.
+
+    ``reference`` says how the medians of blocks of :data:`BLOCK` windows lay on the calibration
+    windows, for the score (as :func:`log_scores`) and for each number: what drift is measured by.
 
     ``windows_per_day`` is the rate of the history that the model was fitted on, ``data_from`` and
     ``data_to`` its event times in ns.
@@ -69,6 +81,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     data_from: int
     data_to: int
     parent_id: str | None = None
+    reference: dict[str, Reference] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,18 +221,18 @@ class Model:
         calibration = {}
         partial = windows.length[newer] < layout.steps
         for kind, which in ((FULL, newer[~partial]), (PARTIAL, newer[partial])):
-            scores = fitted.score(encode(windows[_spread(which, CALIBRATION_SIZE)])).score
-            calibration[kind] = scores.to("cpu", torch.float64).numpy()
+            calibration[kind] = _scores(fitted, encode(windows[_spread(which, CALIBRATION_SIZE)]))
         if not len(calibration[FULL]):  # windows that are hardly ever full, such as sessions
             calibration[FULL] = calibration[PARTIAL]
+        reference = _reference(layout, windows[newer], _scores(fitted, encode(windows[newer])))
+        description = msgspec.structs.replace(description, reference=reference)
         return cls(description, fitted, calibration)
 
     # -- scoring ----------------------------------------------------------------------------
 
     def score(self, windows: WindowArrays) -> NDArray[np.float64]:
         """Return the ``[W]`` scores of windows."""
-        scores = self.detector.score(self._encode(windows)).score
-        return scores.to("cpu", torch.float64).numpy()
+        return _scores(self.detector, self._encode(windows))
 
     def explain(self, windows: WindowArrays) -> Explanation:
         """Say what made the scores of windows; slower than :meth:`score`."""
@@ -285,6 +298,46 @@ class Model:
                     f"{name} = {mine[name]!r}, the pipeline has {wanted!r}; fit a new model"
                 )
                 raise ArtefactError(msg)
+
+
+def log_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compress scores, whose scale is each detector's own; negative ones keep their order."""
+    return np.sign(scores) * np.log1p(np.abs(scores))
+
+
+def signals(windows: WindowArrays, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``[W, 1 + F]`` what drift is looked for in: log scores, numbers of the last step."""
+    last = windows.num[np.arange(len(windows)), windows.length - 1].astype(np.float64)
+    return np.concatenate([log_scores(scores)[:, None], last], axis=1)
+
+
+def block_medians(block: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the median of each column; it hardly feels anomalies, but a drift moves it."""
+    present = ~np.isnan(block).all(axis=0)
+    medians: NDArray[np.float64] = np.nanmedian(np.where(present, block, 0.0), axis=0)
+    return np.where(present, medians, np.nan)
+
+
+def _scores(detector: Detector, batch: WindowBatch) -> NDArray[np.float64]:
+    scores: NDArray[np.float64] = detector.score(batch).score.to("cpu", torch.float64).numpy()
+    return scores
+
+
+def _reference(
+    layout: Layout, windows: WindowArrays, scores: NDArray[np.float64]
+) -> dict[str, Reference]:
+    values = signals(windows, scores)
+    blocks = max(len(values) // BLOCK, 1)
+    medians = np.stack([block_medians(part) for part in np.array_split(values, blocks)])
+    within = np.nanstd(values, axis=0) * 1.25 / np.sqrt(BLOCK)  # of a median of independent draws
+    reference = {}
+    for index, name in enumerate([SCORE, *layout.numbers]):
+        column = medians[:, index][~np.isnan(medians[:, index])]
+        if len(column):
+            mean, spread = float(column.mean()), float(column.std())
+            floor = 1e-3 * (1.0 + abs(mean))
+            reference[name] = Reference(mean, max(spread, float(within[index]), floor))
+    return reference
 
 
 def _held_out(partial: NDArray[np.bool_]) -> NDArray[np.bool_]:

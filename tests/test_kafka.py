@@ -202,6 +202,7 @@ def test_a_broker_that_answers_is_not_waited_for(config: Kafka) -> None:
     wait_for_broker(config, deadline_seconds=0)
 
 
+@pytest.mark.usefixtures("nodes_may_die")
 def test_a_broker_that_is_not_there_is_named() -> None:
     with pytest.raises(SetupError, match=r"127\.0\.0\.1:1"):
         wait_for_broker(NOBODY, deadline_seconds=0)

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 BOOTSTRAP_MS = 5_000
+LEAST_MS = 500
 READY_MS = 30_000
 
 
@@ -143,7 +144,8 @@ def wait_for_broker(config: Kafka, deadline_seconds: float) -> None:
     end = time.monotonic() + deadline_seconds
     for pause in pauses():
         try:
-            with _admin(config) as admin:
+            left_ms = round(1000 * (end - time.monotonic()))
+            with _admin(config, min(BOOTSTRAP_MS, max(LEAST_MS, left_ms))) as admin:
                 admin.describe_cluster()
                 return
         except SetupError:
@@ -175,9 +177,9 @@ def _described(admin: KafkaAdminClient, topics: list[str]) -> dict[str, int]:
 
 
 @contextmanager
-def _admin(config: Kafka) -> Iterator[KafkaAdminClient]:
+def _admin(config: Kafka, bootstrap_ms: int = BOOTSTRAP_MS) -> Iterator[KafkaAdminClient]:
     with _errors(config):
-        admin = KafkaAdminClient(**kafka_python_settings(config), bootstrap_timeout_ms=BOOTSTRAP_MS)
+        admin = KafkaAdminClient(**kafka_python_settings(config), bootstrap_timeout_ms=bootstrap_ms)
         try:
             yield admin
         finally:

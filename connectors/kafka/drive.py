@@ -93,6 +93,8 @@ class Drive:
         self._last: asyncio.Task[None] | None = None
         self._idle_at = time.monotonic()
         self._stopping = False
+        # how many wait in `parked` for the drive to come to a halt
+        self._halts = 0
 
     def accept(self, epoch: int, fetch: Fetch) -> None:
         """Let a fetch wait for its turn."""
@@ -141,6 +143,7 @@ class Drive:
     async def parked(self, seconds: float) -> AsyncIterator[bool]:
         """Hold the drive between two batches; True if all outputs are acknowledged in time."""
         held = drained = False
+        self._halts += 1
         try:
             try:
                 async with asyncio.timeout(seconds):
@@ -152,6 +155,7 @@ class Drive:
                 log.warning("could not finish what is under way", seconds=seconds)
             yield drained
         finally:
+            self._halts -= 1
             if held:
                 self._turn.release()
 
@@ -177,9 +181,9 @@ class Drive:
             await self._send(epoch, batch)
 
     async def _barrier(self, epoch: int) -> None:
-        """Drain, commit, and let the handler apply what it waits with."""
+        """Drain, commit, and let the handler apply what it waits with, now or another time."""
         await self._acknowledged()
-        while epoch == self.epoch and self.failure is None and not self._stopping:
+        while epoch == self.epoch and self.failure is None and not (self._stopping or self._halts):
             if await self._commit() is Committed.DONE and not self._ledger.committable():
                 positions = self._ledger.positions()
                 batch = await self.solo.call(self._handler.barrier, positions)

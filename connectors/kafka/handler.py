@@ -34,6 +34,10 @@ class Handler(Protocol):
     All methods are called in one thread of their own, one at a time, and may take their time: the
     worker stays in its group meanwhile. An error ends the worker; nothing that was not published
     before is committed, and its successor reads it again.
+
+    Outputs that are still under way when partitions are lost, because the group was cut off or the
+    broker did not answer in time, are dropped, and so is the handler's claim to have made them:
+    whatever it returns must follow from the records and what was restored.
     """
 
     def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
@@ -48,11 +52,11 @@ class Handler(Protocol):
         ...
 
     def process(self, fetches: list[Fetch]) -> Batch:
-        """Process records; of each partition in offset order, without gaps or repetitions."""
+        """Process records; of each assigned partition every one, once, in offset order."""
         ...
 
     def idle(self) -> Batch | None:
-        """Use a moment at which no record waits; called at most once per tick."""
+        """Use a moment at which no record waits; at most once per tick, also without partitions."""
         ...
 
     def wants_barrier(self) -> bool:

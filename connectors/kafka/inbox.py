@@ -43,14 +43,17 @@ class Inbox:
         self._news.set()
 
     def take(self) -> list[Fetch]:
-        """Remove and return the oldest fetches, until they hold a whole batch or none is left."""
+        """Remove and return the oldest records, a whole batch at most."""
         taken: list[Fetch] = []
-        records = 0
-        while self._waiting and records < self._batch:
-            _, fetch = self._waiting.popleft()
+        room = self._batch
+        while self._waiting and room:
+            arrival, fetch = self._waiting.popleft()
+            if len(fetch) > room:
+                self._waiting.appendleft((arrival, fetch[room:]))
+                fetch = fetch[:room]
             taken.append(fetch)
-            records += len(fetch)
-        self._records -= records
+            room -= len(fetch)
+        self._records -= self._batch - room
         return taken
 
     def clear(self) -> None:

@@ -208,6 +208,10 @@ class Membership:
                 await self.commit_all(end - asyncio.get_running_loop().time())
             await self._give_up(HANDLER_SECONDS)
 
+    def stop(self) -> None:
+        """End what goes on in the background; the partitions stay as they are."""
+        self._stop_taking_on()
+
     async def abandon(self) -> None:
         """Give up all partitions without a commit: the connection to the group is lost."""
         self._stop_taking_on()

@@ -1,4 +1,4 @@
-"""Being a member of the group: from the first sight of the topics to the goodbye, and over again.
+"""Being a member of the group, from joining it to the goodbye, and over again.
 
 A session is one faust application. Should it crash, the next session takes the partitions on again
 from their commits.
@@ -11,25 +11,20 @@ from collections.abc import Iterable
 from typing import Any
 
 import structlog
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
 
 from connectors.kafka.app import App, new_app
 from connectors.kafka.backoff import pauses
-from connectors.kafka.client import aiokafka_settings
 from connectors.kafka.drive import Drive
 from connectors.kafka.health import Health
 from connectors.kafka.membership import Membership
 from schemas.config import Kafka
 
-__all__ = ["Sessions", "await_topics"]
+__all__ = ["Sessions", "cancel"]
 
 log = structlog.get_logger(__name__)
 
 # Leaving the group in order; without it the group waits for the session time-out.
 LEAVE_SECONDS = 3.5
-
-METADATA_MS = 5_000
 
 
 class Sessions:
@@ -113,33 +108,6 @@ class Sessions:
         elif (error := stopping.exception()) is not None:
             log.warning("could not leave the group in order", reason=repr(error))
         await cancel([stopping, starting])
-
-
-async def await_topics(config: Kafka, topics: Iterable[str], health: Health) -> None:
-    """Return when the broker answers and has all topics."""
-    wanted = set(topics)
-    for pause in pauses():
-        try:
-            missing = sorted(wanted - await _topics(config))
-        except (KafkaError, OSError, TimeoutError) as error:
-            reason = f"no broker answers at {config.bootstrap}: {error!r}"
-        else:
-            if not missing:
-                health.done("topics")
-                return
-            reason = f"there is no topic {', '.join(missing)} on {config.bootstrap}"
-        health.wait("topics", reason)
-        await asyncio.sleep(pause)
-
-
-async def _topics(config: Kafka) -> set[str]:
-    """Return all topics, in a way that makes no broker create one."""
-    client = AIOKafkaClient(**aiokafka_settings(config), request_timeout_ms=METADATA_MS)
-    try:
-        await client.bootstrap()
-        return set((await client.fetch_all_metadata()).topics())
-    finally:
-        await client.close()
 
 
 async def cancel(tasks: Iterable[asyncio.Task[Any]], seconds: float = 6.0) -> None:

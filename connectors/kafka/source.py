@@ -12,12 +12,13 @@ import time
 from collections.abc import Iterator, Mapping
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaError
 
 from connectors.base import Fetch, Partition
 from connectors.kafka.client import aiokafka_settings
 from connectors.kafka.quiet import quiet_libraries
 from connectors.kafka.records import to_fetch
+from connectors.kafka.topics import existing_topics
 from schemas.config import Kafka
 from schemas.errors import SetupError
 
@@ -105,6 +106,18 @@ class KafkaSource:
         self._closed.set()
 
     async def _connect(self) -> AIOKafkaConsumer:
+        try:
+            found = self._topic in await existing_topics(self._config)
+            consumer = await self._consumer() if found else None
+        except (KafkaError, OSError, TimeoutError) as error:
+            msg = f"cannot read {self._topic!r} from {self._config.bootstrap}: {error!r}"
+            raise SetupError(msg) from error
+        if consumer is None:
+            msg = f"there is no topic {self._topic!r} on {self._config.bootstrap}"
+            raise SetupError(msg)
+        return consumer
+
+    async def _consumer(self) -> AIOKafkaConsumer:
         consumer = AIOKafkaConsumer(
             self._topic,
             **aiokafka_settings(self._config),
@@ -121,14 +134,9 @@ class KafkaSource:
                 self._span = await self._find_span(consumer)
             for place, (begin, _) in self._span.items():
                 consumer.seek(place, begin)
-        except UnknownTopicOrPartitionError as error:
+        except BaseException:
             await consumer.stop()
-            msg = f"there is no topic {self._topic!r} on {self._config.bootstrap}"
-            raise SetupError(msg) from error
-        except (KafkaError, OSError, TimeoutError) as error:
-            await consumer.stop()
-            msg = f"cannot read {self._topic!r} from {self._config.bootstrap}: {error!r}"
-            raise SetupError(msg) from error
+            raise
         return consumer
 
     async def _find_span(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, tuple[int, int]]:

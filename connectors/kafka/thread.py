@@ -119,8 +119,8 @@ class ConsumerThread(AIOKafkaConsumerThread):
     # The assignment that positions belong to: set with them, read with the records (see _poll).
     epoch = 0
 
-    # When fetching began, in seconds since 1970, as aiokafka counts.
-    _asked_at = 0.0
+    # Since when each partition without fetched records has been asked for some.
+    _asked: Mapping[TopicPartition, float] = {}
 
     async def inside(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
         """Run a coroutine in the thread's loop; give up after a time.
@@ -200,14 +200,16 @@ class ConsumerThread(AIOKafkaConsumerThread):
         )
 
     def _silent(self, places: set[TopicPartition]) -> frozenset[Partition]:
-        """Return those places that nothing has come from lately, not even "nothing new"."""
+        """Return those places from which nothing has come lately, not even "nothing new"."""
         consumer = self._ensure_consumer()
-        now = time.time()
+        now = time.time()  # aiokafka's clock for its answers
+        asked = places - consumer._fetcher._records.keys()
+        self._asked = {place: self._asked.get(place, now) for place in asked}
         silent = set()
-        for place in places - consumer._fetcher._records.keys():
+        for place, since in self._asked.items():
             state = consumer._subscription.subscription.assignment.state_value(place)
-            heard = max(self._asked_at, (state.timestamp or 0) / 1000 if state else now)
-            if now - heard > SILENT_SECONDS:
+            heard = state.timestamp if state is not None else None
+            if now - max(since, (heard or 0) / 1000) > SILENT_SECONDS:
                 silent.add(Partition(*place))
         return frozenset(silent)
 
@@ -260,7 +262,6 @@ class ConsumerThread(AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         for partition, offset in offsets.items():
             consumer.seek(TopicPartition(*partition), offset)
-        self._asked_at = time.time()
         self.epoch = epoch
 
     async def commit_offsets(self, offsets: Mapping[Partition, int]) -> Committed:

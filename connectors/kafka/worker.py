@@ -24,7 +24,8 @@ from connectors.kafka.health import Health
 from connectors.kafka.membership import Membership
 from connectors.kafka.publisher import Publisher
 from connectors.kafka.quiet import quiet_libraries
-from connectors.kafka.session import Sessions, await_topics, cancel
+from connectors.kafka.session import Sessions, cancel
+from connectors.kafka.topics import await_topics
 from schemas.config import Kafka
 
 __all__ = ["KafkaWorker", "Status"]
@@ -118,6 +119,7 @@ class KafkaWorker:
         self._needed = [*topics, *follow]
         self._unhealthy = unhealthy_seconds
         self._health = health = Health(unhealthy_seconds)
+        health.wait("group", "starting", expected=True)
         self._publisher = Publisher(config, health)
         self._members = members = Membership(handler, health, reset)
         self._drive = members.drive = Drive(
@@ -163,7 +165,6 @@ class KafkaWorker:
                 self._loop.add_signal_handler(name, self._signalled)
         if self._stopping.is_set():
             return
-        self._health.wait("group", "starting", expected=True)
         driving = asyncio.create_task(self._drive.run())
         others = [
             asyncio.create_task(self._guarded(self._follower.run())),
@@ -173,8 +174,8 @@ class KafkaWorker:
         await asyncio.wait([wish, driving], return_when=asyncio.FIRST_COMPLETED)
         self._stopping.set()
         await self._wind_down(driving)
-        await cancel([wish, driving, *others])
-        await self._publisher.stop()
+        self._members.stop()
+        await asyncio.gather(cancel([wish, driving, *others]), self._publisher.stop())
         self._drive.solo.stop()
         self._health.wait("group", "stopped", expected=True)
         if self._drive.failure is not None:

@@ -1,0 +1,5 @@
+"""``python -m agents`` is ``eddy``."""
+
+from agents.cli import main
+
+main()

@@ -20,6 +20,7 @@ BLOCK = 1024
 CALIBRATION_SIZE = 8192
 HIGHEST_THRESHOLD = 0.01
 ENOUGH = 200
+FALSE_ALARM_SHARE = 0.25
 _DAY = 86_400e9
 
 
@@ -128,4 +129,6 @@ class Decider:
             self._threshold = self._threshold_at(self._seen / (elapsed / _DAY))
 
     def _threshold_at(self, windows_per_day: float) -> float:
-        return min(self._alerts_per_day / max(windows_per_day, 1e-9), HIGHEST_THRESHOLD)
+        # false alarms may take a part of the budget; the rest is there for what is real
+        false_alarms = FALSE_ALARM_SHARE * self._alerts_per_day
+        return min(false_alarms / max(windows_per_day, 1e-9), HIGHEST_THRESHOLD)

@@ -19,15 +19,16 @@ from connectors.storage import Storage
 from connectors.synthetic import GENERATORS, PATTERN, Episode
 from schemas import messages
 from schemas.config import Pipeline as Config
-from schemas.messages import Account, Incident, ModelEvent, RetrainRequest
+from schemas.messages import Account, Incident, ModelEvent, RetrainRequest, ScoredEvent
 from schemas.parse import parse_pipeline
 from schemas.topics import Topics
 
 KINDS = ("logs", "transactions", "flows")
 HISTORY = 0.4
-DRIFT_AT = 0.75
+DRIFT_AT = 0.7
 SECOND_PHASE = 0.9
 EPISODES = 24
+ENTITIES = {"logs": 2, "transactions": 500, "flows": 20}  # so that each stream spans days
 BAD = (b"{not json", b"", b"\xff\xfe\x00", b'{"unexpected": true}')
 _JSON = {"format": "json"}
 _STREAMS: dict[str, dict[str, Any]] = {
@@ -43,8 +44,8 @@ _STREAMS: dict[str, dict[str, Any]] = {
             "channel": "category",
         },
         "derive": ["gap", "time_of_day"],
-        "window": {"kind": "sliding", "size": 8},
-        "detectors": ["lstm_ae"],
+        "window": {"kind": "sliding", "size": 4},
+        "detectors": ["knn"],
     },
     "flows": {
         "source": {"topic": "flows", **_JSON},
@@ -60,8 +61,8 @@ _STREAMS: dict[str, dict[str, Any]] = {
             "proto": "category",
         },
         "derive": ["gap", "time_of_day"],
-        "window": {"kind": "sliding", "size": 8},
-        "detectors": ["lstm_ae"],
+        "window": {"kind": "sliding", "size": 4},
+        "detectors": ["knn"],
     },
     "logs": {
         "source": {"topic": "logs", "format": "lines", "pattern": PATTERN},
@@ -87,6 +88,7 @@ def demo_document(
     drift = {"false_alarm_every": 100_000, "cooldown": "1d"}
     return {
         "name": "demo",
+        "partitions": 2,
         "kafka": {"bootstrap": bootstrap},
         "storage": storage,
         "streams": {
@@ -121,6 +123,7 @@ def make_traffic(kind: str, seed: int, records: int) -> Traffic:
     generator = GENERATORS[kind](
         seed=seed,
         records=records,
+        entities=ENTITIES[kind],
         anomaly_episodes=EPISODES,
         anomalies_from=HISTORY + 0.02,
         drift_at=DRIFT_AT,
@@ -209,6 +212,7 @@ class Outcome:
     requests: list[RetrainRequest] = field(default_factory=list)
     champions: list[ModelEvent] = field(default_factory=list)
     models_seen: set[str] = field(default_factory=set)
+    alerted: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
     @property
     def balanced(self) -> bool:
@@ -221,17 +225,13 @@ class Outcome:
 
     @property
     def found(self) -> list[Episode]:
-        """The injected anomalies that an incident speaks of."""
-        spans: dict[str, list[Incident]] = {}
-        for incident in self.incidents.values():
-            for key in incident.keys:
-                spans.setdefault(key, []).append(incident)
+        """The injected anomalies that an incident speaks of: one of its windows holds them."""
         return [
             episode
             for episode in self.traffic.episodes
             if any(
-                i.last_event >= episode.start_ns and i.first_event <= episode.end_ns
-                for i in spans.get(episode.key, ())
+                start <= episode.end_ns and end >= episode.start_ns
+                for start, end in self.alerted.get(episode.key, ())
             )
         ]
 
@@ -273,8 +273,11 @@ def collect(
             incident = messages.decode(output.value, Incident)
             outcome.incidents[incident.incident_id] = incident
         for output in outputs.get(topics.scored(kind), ()):
-            event_model = messages.decode(output.value, messages.ScoredEvent).model_id
-            outcome.models_seen.add(event_model)
+            event = messages.decode(output.value, ScoredEvent)
+            outcome.models_seen.add(event.model_id)
+            if event.incident_id is not None and event.key is not None:
+                span = (event.window_start, event.window_end)
+                outcome.alerted.setdefault(event.key, []).append(span)
     return outcomes
 
 

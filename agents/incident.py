@@ -29,8 +29,8 @@ class IncidentBook:
     """The incidents of one route in one partition.
 
     The budget is a bucket of openings that fills with event time, ``per_day`` a day, and holds a
-    day's worth (at least one): an anomaly that finds it empty opens nothing and is counted as
-    suppressed. It still stands in the scored events.
+    day's worth (at least one): an anomaly that finds it empty, or emptier than its rarity warrants,
+    opens nothing and is counted as suppressed. It still stands in the scored events.
     """
 
     def __init__(self, stream: str, route: str, per_day: float, gap: int) -> None:
@@ -64,7 +64,7 @@ class IncidentBook:
             messages.append(self._message(self._open.pop(key), "closed"))
             found = None
         if found is None:
-            if not self._take_token(time):
+            if not self._take_token(time, p_value / max(threshold, 1e-300)):
                 self.suppressed += 1
                 return None, messages
             found = _Open(self._id(event_id), key, time, time, time, 1, p_value, threshold, top)
@@ -91,12 +91,13 @@ class IncidentBook:
         """Close all incidents."""
         return self.close_before(2**62)
 
-    def _take_token(self, time: int) -> bool:
+    def _take_token(self, time: int, rarity: float) -> bool:
         if self._filled_at is not None and time > self._filled_at:
             earned = (time - self._filled_at) / _DAY * self._per_day
             self._tokens = min(self._capacity, self._tokens + earned)
         self._filled_at = max(time, self._filled_at or time)
-        if self._tokens < 1.0:
+        # the emptier the bucket, the rarer an anomaly must be: the last ones go to the worst
+        if self._tokens < 1.0 or rarity > self._tokens / self._capacity:
             return False
         self._tokens -= 1.0
         return True

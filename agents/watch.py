@@ -1,6 +1,6 @@
 """watch: has the stream changed for good? Inputs and scores, followed by drift detectors.
 
-Medians over blocks of windows, measured against those of the model's calibration windows, are
+Levels of blocks of windows, measured against those of the model's calibration windows, are
 followed by river's ADWIN (Bifet & Gavaldà 2007) and
 Page-Hinkley (Page 1954), those of the score by KSWIN (Raab et al. 2020) as well, which is too slow
 for every input. A drift is confirmed when two tests have spoken within a few blocks of each
@@ -22,7 +22,7 @@ from detectors.model import (
     Model,
     Reference,
     WindowArrays,
-    block_medians,
+    block_levels,
     signals,
 )
 from schemas.config import Drift
@@ -35,7 +35,7 @@ FARTHEST = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A confirmed drift: of what, and the median that showed it against the usual one."""
+    """A confirmed drift: of what, and the level that showed it against the usual one."""
 
     signal: str
     statistic: float
@@ -43,7 +43,7 @@ class Finding:
 
 
 class _Signal:
-    """One followed median, standardised by how it lay on the model's calibration windows."""
+    """One followed level, standardised by how it lay on the model's calibration windows."""
 
     def __init__(self, name: str, reference: Reference, blocks_between_alarms: float) -> None:
         self.name, self._reference = name, reference
@@ -63,7 +63,7 @@ class _Signal:
                 test.update(float(value))
 
     def update(self, value: float) -> Finding | None:
-        """Take in the median of a block."""
+        """Take in the level of a block."""
         self._blocks += 1
         reference = self._reference
         standard = (value - reference.mean) / reference.spread
@@ -112,11 +112,11 @@ class Watcher:
         return found
 
     def _end_block(self, time: int) -> list[tuple[Finding, int]]:
-        medians = block_medians(np.concatenate(self._rows))
+        levels = block_levels(np.concatenate(self._rows))
         self._rows, self._waiting = [], 0
         findings = []
         for index, signal in self._signals.items():
-            finding = None if np.isnan(medians[index]) else signal.update(float(medians[index]))
+            finding = None if np.isnan(levels[index]) else signal.update(float(levels[index]))
             if finding is not None:
                 findings.append(finding)
         if not findings:

@@ -30,6 +30,7 @@ MISSING = "missing"
 GAP = "gap"
 SCORE = "score"
 BLOCK = 64
+SCORE_FLOOR = 0.1
 CALIBRATION_SHARE = 0.3
 FULL, PARTIAL = "full", "partial"
 CALIBRATION_SIZE = 8192
@@ -58,7 +59,7 @@ class Layout(msgspec.Struct, frozen=True):
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """Mean and spread of a signal's medians over blocks of normal windows."""
+    """Mean and spread of a signal's levels over blocks of normal windows."""
 
     mean: float
     spread: float
@@ -67,7 +68,7 @@ class Reference(msgspec.Struct, frozen=True):
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     """Content of ``model.json``.
 
-    ``reference`` says how the medians of blocks of :data:`BLOCK` windows lay on the calibration
+    ``reference`` says how the levels of blocks of :data:`BLOCK` windows lay on the calibration
     windows, for the score (as :func:`log_scores`) and for each number: what drift is measured by.
 
     ``windows_per_day`` is the rate of the history that the model was fitted on, ``data_from`` and
@@ -311,11 +312,16 @@ def signals(windows: WindowArrays, scores: NDArray[np.float64]) -> NDArray[np.fl
     return np.concatenate([log_scores(scores)[:, None], last], axis=1)
 
 
-def block_medians(block: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the median of each column; it hardly feels anomalies, but a drift moves it."""
+def block_levels(block: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the level of each column of :func:`signals` in a block of windows.
+
+    The median for numbers: it hardly feels anomalies, but a drift moves it. The mean for the log
+    score, since the scores of some detectors are mostly zero and so is their median.
+    """
     present = ~np.isnan(block).all(axis=0)
-    medians: NDArray[np.float64] = np.nanmedian(np.where(present, block, 0.0), axis=0)
-    return np.where(present, medians, np.nan)
+    levels: NDArray[np.float64] = np.nanmedian(np.where(present, block, 0.0), axis=0)
+    levels[0] = block[:, 0].mean()
+    return np.where(present, levels, np.nan)
 
 
 def _scores(detector: Detector, batch: WindowBatch) -> NDArray[np.float64]:
@@ -328,14 +334,15 @@ def _reference(
 ) -> dict[str, Reference]:
     values = signals(windows, scores)
     blocks = max(len(values) // BLOCK, 1)
-    medians = np.stack([block_medians(part) for part in np.array_split(values, blocks)])
+    levels = np.stack([block_levels(part) for part in np.array_split(values, blocks)])
     within = np.nanstd(values, axis=0) * 1.25 / np.sqrt(BLOCK)  # of a median of independent draws
     reference = {}
     for index, name in enumerate([SCORE, *layout.numbers]):
-        column = medians[:, index][~np.isnan(medians[:, index])]
+        column = levels[:, index][~np.isnan(levels[:, index])]
         if len(column):
             mean, spread = float(column.mean()), float(column.std())
-            floor = 1e-3 * (1.0 + abs(mean))
+            # a few anomalies in a block are no drift of the score
+            floor = SCORE_FLOOR if name == SCORE else 1e-3 * (1.0 + abs(mean))
             reference[name] = Reference(mean, max(spread, float(within[index]), floor))
     return reference
 

@@ -158,7 +158,7 @@ class DeepSvdd(Detector):
         batch: Count = 200
         learning_rate: Positive = 1e-3
         weight_decay: float = 1e-6
-        trim: Share = 0.005
+        trim: Share = 0.0
 
     caps = Capabilities(
         name="svdd",

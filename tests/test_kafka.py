@@ -6,9 +6,12 @@ from collections import defaultdict
 from random import Random
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import OutOfOrderSequenceNumber
 
 from connectors.base import Origin, Output, Partition
 from connectors.broker import Broker
+from connectors.kafka import publisher
 from connectors.kafka.admin import (
     TopicSpec,
     end_offsets,
@@ -17,6 +20,7 @@ from connectors.kafka.admin import (
     wait_for_broker,
 )
 from connectors.kafka.client import aiokafka_settings, kafka_python_settings
+from connectors.kafka.health import Health
 from connectors.kafka.origin import HEADER, encode_origin
 from connectors.kafka.publisher import Publisher
 from connectors.kafka.sink import KafkaSink
@@ -102,6 +106,57 @@ def test_a_missing_topic_is_waited_for(config: Kafka, topic_name: str) -> None:
 
     asyncio.run(publish())
     assert numbers_by_key(config, topic_name) == {b"k": [1]}
+
+
+@pytest.mark.broker
+def test_a_producer_that_the_broker_refuses_is_replaced(
+    config: Kafka, topic_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_topic(config, topic_name)
+    send_batch = AIOKafkaProducer.send_batch
+    producers: list[int] = []
+
+    async def refused(self: AIOKafkaProducer, *batch: object, **where: object) -> object:
+        producers.append(id(self))
+        if len(producers) in {2, 3}:
+            raise OutOfOrderSequenceNumber
+        return await send_batch(self, *batch, **where)
+
+    monkeypatch.setattr(AIOKafkaProducer, "send_batch", refused)
+    fill(config, topic_name, outputs(topic_name, 1000))
+    assert len(set(producers)) == 2
+    found = numbers_by_key(config, topic_name)
+    assert found == {f"key-{k}".encode(): list(range(k, 1000, 50)) for k in range(50)}
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+@pytest.mark.usefixtures("nodes_may_die")
+def test_a_producer_that_gets_no_answer_is_replaced(
+    topic_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "REPORT_SECONDS", 0.5)
+    monkeypatch.setattr(publisher, "STALL_SECONDS", 2.0)
+    with Broker() as broker:
+        config = Kafka(bootstrap=broker.bootstrap)
+        make_topic(config, topic_name)
+
+        async def publish() -> None:
+            health = Health()
+            publishes = Publisher(config, health)
+            await publishes.publish(outputs(topic_name, 100))
+            broker.kill(1)
+            publishing = asyncio.create_task(publishes.publish(outputs(topic_name, 900, first=100)))
+            await asyncio.sleep(6)
+            assert "cannot reach the broker" in health.reason
+            await asyncio.to_thread(broker.restart, 1)
+            await asyncio.wait_for(publishing, 40)
+            assert health.ready
+            await publishes.stop()
+
+        asyncio.run(publish())
+        found = numbers_by_key(config, topic_name)
+        assert found == {f"key-{k}".encode(): list(range(k, 1000, 50)) for k in range(50)}
 
 
 def test_a_sink_gives_up_on_a_broker_that_is_not_there() -> None:

@@ -252,16 +252,29 @@ def _describe(refused: list[Output]) -> str:
 
 async def _close(producer: AIOKafkaProducer) -> None:
     """Close a producer whatever state it is in; its own ``stop`` waits for what cannot be sent."""
-    task = asyncio.ensure_future(producer.stop())
-    done, _ = await asyncio.wait([task], timeout=CLOSE_SECONDS)
-    if done:
-        with contextlib.suppress(Exception):
-            task.result()
-        return
-    task.cancel()
-    parts = [producer.client.close()]
-    if producer._sender.sender_task is not None:  # noqa: SLF001 (there is no public way)
-        producer._sender.sender_task.cancel()  # noqa: SLF001
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await asyncio.gather(*parts, return_exceptions=True)
+    stopping = asyncio.ensure_future(producer.stop())
+    await asyncio.wait([stopping], timeout=CLOSE_SECONDS)
+    if not stopping.done():
+        await _drop(producer)
+        await asyncio.wait([stopping], timeout=CLOSE_SECONDS)
+    stopping.cancel()
+    if stopping.cancelled() or not stopping.done() or stopping.exception() is not None:
+        with contextlib.suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await producer.client.close()
+
+
+async def _drop(producer: AIOKafkaProducer) -> None:
+    """Cancel what ``stop`` waits for: it is published by another producer."""
+    # ruff: noqa: SLF001 (there is no public way)
+    sender, accumulator = producer._sender, producer._message_accumulator
+    task = sender.sender_task
+    if task is not None:
+        # it would report the end of its task to a transaction that there is not, and fail
+        task.remove_done_callback(sender._fail_all)
+        task.cancel()
+        await asyncio.wait([task], timeout=CLOSE_SECONDS)
+    # A batch that waits for another try takes itself off this list, though it is not on it.
+    accumulator._pending_batches.update(*accumulator._batches.values())
+    for batch in list(accumulator._pending_batches):
+        batch.future.cancel()

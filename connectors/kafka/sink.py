@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from connectors.base import Output
 from connectors.kafka.health import Health
 from connectors.kafka.publisher import Publisher
+from connectors.kafka.quiet import quiet_libraries
 from schemas.config import Kafka
 from schemas.errors import SetupError
 
@@ -28,6 +29,7 @@ class KafkaSink:
     """
 
     def __init__(self, config: Kafka, timeout_seconds: float | None = 60.0) -> None:
+        quiet_libraries()
         self._timeout = timeout_seconds
         self._health = Health()
         self._loop = asyncio.new_event_loop()

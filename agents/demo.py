@@ -92,7 +92,7 @@ def demo_document(
         "kafka": {"bootstrap": bootstrap},
         "storage": storage,
         "streams": {
-            kind: {**_STREAMS[kind], "alerts": alerts, "drift": drift, "emit": "anomalies"}
+            kind: {**_STREAMS[kind], "alerts": alerts, "drift": drift, "emit": "all"}
             for kind in kinds
         },
     }
@@ -273,11 +273,11 @@ def collect(
             incident = messages.decode(output.value, Incident)
             outcome.incidents[incident.incident_id] = incident
         for output in outputs.get(topics.scored(kind), ()):
-            event = messages.decode(output.value, ScoredEvent)
-            outcome.models_seen.add(event.model_id)
-            if event.incident_id is not None and event.key is not None:
-                span = (event.window_start, event.window_end)
-                outcome.alerted.setdefault(event.key, []).append(span)
+            scored = messages.decode(output.value, ScoredEvent)
+            outcome.models_seen.add(scored.model_id)
+            if scored.incident_id is not None and scored.key is not None:
+                span = (scored.window_start, scored.window_end)
+                outcome.alerted.setdefault(scored.key, []).append(span)
     return outcomes
 
 

@@ -47,9 +47,9 @@ class Tail:
         excess = ordered[ordered > start] - start
         if len(excess) < FEWEST:
             top = float(ordered[-1])
-            spread = max(
-                top - float(np.median(ordered)), float(ordered.std()), 1e-6 + 1e-3 * abs(top)
-            )
+            # where nearly all scores are equal, their size is the only measure of distance
+            least = 0.1 * (1.0 + abs(top))
+            spread = max(top - float(np.median(ordered)), float(ordered.std()), least)
             return cls(ordered, top, 1.0 / (n + 1), 0.0, spread)
         m = len(excess)
         mean = float(excess.mean())

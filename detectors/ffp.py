@@ -142,6 +142,7 @@ class FutureFramePrediction(Detector):
         pair_weight: Weight = 0.2
         pooling: Literal["auto", "mean", "max", "both"] = "auto"
         ends: Literal["auto", "yes", "no"] = "auto"
+        steps_per_epoch: Count = 50
         batch: Count = 64
         learning_rate: Positive = 3e-3
 

@@ -62,7 +62,7 @@ class IsolationForest(Detector):
         pads=False,
         cost="tiny",
         loop="statistics",
-        sources=("CLUSTERS", "ONESIDED", "FEWLABELS"),
+        sources=("CLUSTERS", "ONESIDED"),
     )
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

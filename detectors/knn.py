@@ -65,7 +65,7 @@ class NearestNeighbours(Detector):
         pads=False,
         cost="small",
         loop="statistics",
-        sources=("CLUSTERS", "SUBSPACE", "WAVES", "PATHS", "FEWLABELS"),
+        sources=("CLUSTERS", "SUBSPACE", "WAVES", "PATHS"),
     )
 
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

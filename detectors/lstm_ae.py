@@ -77,6 +77,7 @@ class LstmAutoencoder(Detector):
         hidden: Count = 64
         pooling: Pool = "both"
         trim: Share = 0.01
+        steps_per_epoch: Count = 35
         learning_rate: Positive = 3e-3
 
     caps = Capabilities(

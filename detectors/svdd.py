@@ -155,6 +155,7 @@ class DeepSvdd(Detector):
         code: Count = 32
         pretrain_epochs: Count = 15
         epochs: Count = 30
+        steps_per_epoch: Count = 100
         batch: Count = 200
         learning_rate: Positive = 1e-3
         weight_decay: float = 1e-6

@@ -113,14 +113,17 @@ class AggregateWindows:
             slots[groups.order] = groups.slot[groups.of_sorted]
             newest = np.maximum.accumulate(np.concatenate([[self._newest], records.time]))
             last_end = records.time // self.hop * self.hop + self.length
+            parts: dict[int, list[Ints]] = {}
             for back in range(self.length // self.hop):
                 end = last_end - back * self.hop
                 fits = (end > records.time) & (end + self.lateness > newest[:-1])
                 accepted |= fits
                 for value in np.unique(end[fits]).tolist():
-                    index = np.flatnonzero(fits & (end == value))
-                    span = self._open.setdefault(value, _Span(*self._shape))
-                    span.add(slots[index], records, features, index)
+                    parts.setdefault(value, []).append(np.flatnonzero(fits & (end == value)))
+            for value, found in parts.items():
+                index = np.sort(np.concatenate(found))  # arrival decides the order of keys
+                span = self._open.setdefault(value, _Span(*self._shape))
+                span.add(slots[index], records, features, index)
             self._newest = int(newest[-1])
         return Added(self._close(self._newest - self.lateness), ~accepted)
 

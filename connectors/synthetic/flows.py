@@ -40,11 +40,11 @@ class Role(NamedTuple):
 
 
 ROLES = (
-    Role({443: 0.78, 80: 0.17, 53: 0.05}, 7.5, 9.5, 5.0, 14.0),  # web server
-    Role({5432: 0.90, 53: 0.05, 22: 0.05}, 8.0, 9.0, 4.5, 13.0),  # database
-    Role({443: 0.70, 80: 0.10, 53: 0.15, 993: 0.05}, 9.0, 8.0, 5.5, 12.0),  # workstation
-    Role({25: 0.60, 993: 0.30, 53: 0.10}, 8.5, 8.5, 5.0, 11.0),  # mail
-    Role({445: 0.50, 2049: 0.40, 22: 0.10}, 9.5, 8.0, 5.5, 2.0),  # storage, backups at night
+    Role({443: 0.90, 80: 0.07, 53: 0.03}, 7.5, 9.5, 5.0, 14.0),  # web server
+    Role({5432: 0.94, 53: 0.03, 22: 0.03}, 8.0, 9.0, 4.5, 13.0),  # database
+    Role({443: 0.85, 80: 0.04, 53: 0.08, 993: 0.03}, 9.0, 8.0, 5.5, 12.0),  # workstation
+    Role({25: 0.90, 993: 0.06, 53: 0.04}, 8.5, 8.5, 5.0, 11.0),  # mail
+    Role({445: 0.90, 2049: 0.07, 22: 0.03}, 9.5, 8.0, 5.5, 2.0),  # storage, backups at night
 )
 ROLE_SHARES = (0.2, 0.15, 0.45, 0.1, 0.1)
 MOST_PORTS = max(len(role.ports) for role in ROLES)
@@ -71,8 +71,8 @@ class Flows(RecordGenerator):
 
     name = "flows"
     default_entities = 100
-    per_day = 400.0
-    regularity = 4.0
+    per_day = 120.0
+    regularity = 12.0
 
     def _habits(self, rng: np.random.Generator) -> NDArray[np.float64]:
         hosts = self.entities
@@ -97,7 +97,7 @@ class Flows(RecordGenerator):
         drifted = self._drifted(times)
         volume *= np.where(drifted, DRIFT_FACTOR, 1.0)
         # the sizes of a flow go together
-        common = rng.normal(0, 0.3, count)
+        common = rng.normal(0, 0.25, count)
         noise = rng.normal(0, 0.15, (count, 3))
         size = self._size[entity] + common[:, None] + noise
         port = PORTS[self._role[entity], pick(rng, PORT_SHARES[self._role[entity]])]

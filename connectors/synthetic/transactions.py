@@ -25,7 +25,7 @@ FAVOURITES = 10
 
 # Exceptions to the habits. Were they as common as in life, most alerts at a small budget would be
 # about them.
-HOME_SHARE = 0.998
+HOME_SHARE = 0.9995
 FAVOURITE_SHARE = 0.99
 
 DRIFT_FACTOR = 2.0
@@ -46,8 +46,8 @@ class Transactions(RecordGenerator):
 
     name = "transactions"
     default_entities = 500
-    per_day = 12.0
-    regularity = 4.0
+    per_day = 16.0
+    regularity = 12.0
 
     def _habits(self, rng: np.random.Generator) -> NDArray[np.float64]:
         cards = self.entities
@@ -61,11 +61,11 @@ class Transactions(RecordGenerator):
         self._favour = _cumulative(np.where(np.arange(FAVOURITES) < counts[:, None], weights, 0))
         lands = np.argsort(rng.random((cards, len(COUNTRIES))), axis=1)
         self._home, self._away, self._foreign = lands[:, 0], lands[:, 1], lands[:, 2:]
-        self._channels = _cumulative(rng.dirichlet([6.0, 8.0, 6.0, 1.0], cards))
+        self._channels = _cumulative(rng.dirichlet([0.6, 0.8, 0.4, 0.1], cards))
         early = rng.random(cards) < 0.7
         self._busy = np.where(early, rng.normal(14, 2.5, cards), rng.normal(20, 1.5, cards))
         rate = rng.lognormal(0, 0.3, cards)
-        return rate * (0.005 + bump(HOURS, self._busy, 3.0))
+        return rate * (0.03 + bump(HOURS, self._busy, 1.5))
 
     def _key(self, entity: int) -> str:
         return f"card-{entity:05d}"
@@ -101,7 +101,7 @@ class Transactions(RecordGenerator):
     ) -> tuple[str, Columns]:
         count, gap_ns = {
             "point": (1, 0),
-            "contextual": (3, 10 * MINUTE_NS),
+            "contextual": (5, 10 * MINUTE_NS),
             "group": (int(rng.integers(15, 31)), 8 * SECOND_NS),
         }[kind]
         gaps = rng.uniform(0.5, 1.5, count) * gap_ns // MILLISECOND_NS * MILLISECOND_NS

@@ -51,7 +51,9 @@ def subspace(rng: np.random.Generator) -> Sample:
 
 def _inside(rng: np.random.Generator, basis: Floats, n: int) -> Floats:
     noise: Floats = 0.05 * rng.normal(size=(n, len(basis)))
-    return rng.normal(size=(n, basis.shape[1])) @ basis.T + noise
+    plane: Floats = rng.normal(size=(n, basis.shape[1])) @ basis.T
+    plane += noise
+    return plane
 
 
 def _outside(
@@ -63,7 +65,8 @@ def _outside(
     away = away - away @ orthonormal @ orthonormal.T
     away /= np.linalg.norm(away, axis=1, keepdims=True)
     size: Floats = np.linalg.norm(_inside(rng, basis, n), axis=1, keepdims=True)
-    return away * size
+    outside: Floats = away * size
+    return outside
 
 
 def clusters(rng: np.random.Generator) -> Sample:
@@ -90,7 +93,8 @@ def waves(rng: np.random.Generator) -> Sample:
     def draw(n: int) -> Floats:
         phase = rng.uniform(0, 2 * np.pi, size=(n, 1, 1))
         noise: Floats = 0.05 * rng.normal(size=(n, 48, 6))
-        return np.sin(ratio * (time + phase) + lag) + noise
+        signal: Floats = np.sin(ratio * (time + phase) + lag)
+        return signal + noise
 
     anomalous = draw(TEST)
     for i, window in enumerate(anomalous):
@@ -104,7 +108,7 @@ def waves(rng: np.random.Generator) -> Sample:
 
 
 def grammar(rng: np.random.Generator) -> Sample:
-    """Walks on a chain of 20 ids; anomalies hold a forbidden step or are shuffled."""
+    """Step along a chain of 20 ids; anomalies hold a forbidden step or are shuffled."""
     successors = np.stack([rng.permutation(20)[:3] for _ in range(20)])
 
     def walk(n: int, forbidden_at: Ids | None = None) -> Ids:
@@ -119,7 +123,8 @@ def grammar(rng: np.random.Generator) -> Sample:
     broken = walk(TEST // 2, rng.integers(5, 25, size=TEST // 2))
     shuffled = rng.permuted(walk(TEST // 2), axis=1)
     anomalous = np.concatenate([broken, shuffled])
-    return Sample(*(events(ids + 2, vocab=22) for ids in (walk(TRAIN), walk(TEST), anomalous)))
+    train, normal, odd = (events(ids + 2, vocab=22) for ids in (walk(TRAIN), walk(TEST), anomalous))
+    return Sample(train, normal, odd)
 
 
 def sessions(rng: np.random.Generator) -> Sample:
@@ -162,12 +167,14 @@ def paths(rng: np.random.Generator) -> Sample:
 
     def draw(n: int) -> Ids:
         values: Ids = rng.choice(20, size=(n, 3), p=rank / rank.sum())
-        return values + 20 * rng.integers(2, size=(n, 1))
+        community: Ids = rng.integers(2, size=(n, 1))
+        return values + 20 * community
 
     def mixed(n: int) -> Ids:
         side = np.array([[0, 0, 1], [0, 1, 0], [0, 1, 1], [1, 0, 0], [1, 0, 1], [1, 1, 0]])
         values: Ids = rng.integers(5, size=(n, 3))
-        return values + 20 * side[rng.integers(len(side), size=n)]
+        community: Ids = side[rng.integers(len(side), size=n)]
+        return values + 20 * community
 
     def batch(values: Ids) -> WindowBatch:
         return WindowBatch(

@@ -1,0 +1,90 @@
+"""Calibration: the false alarms that were asked for, and not more."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from agents.decide import BLOCK, Decider
+from agents.incident import IncidentBook
+from agents.records import Floats
+from agents.tail import Tail
+
+DAY = 86_400 * 10**9
+
+
+@pytest.mark.parametrize("law", ["normal", "lognormal", "student"])
+def test_tail_p_values_are_honest_beyond_the_calibration_set(law: str) -> None:
+    draw: dict[str, Callable[[np.random.Generator, int], Floats]] = {
+        "normal": lambda rng, n: rng.normal(size=n),
+        "lognormal": lambda rng, n: rng.lognormal(size=n),
+        "student": lambda rng, n: np.abs(rng.standard_t(4, size=n)),
+    }
+    levels = np.array([0.05, 0.01, 1e-3, 1e-4])  # the last two are beyond counting
+    ratios = []
+    for seed in range(15):
+        rng = np.random.default_rng(seed)
+        p = Tail.fit(draw[law](rng, 8000)).p_values(draw[law](rng, 100_000))
+        ratios.append([(p <= level).mean() / level for level in levels])
+    typical = np.median(ratios, axis=0)
+    assert (typical > 0.6).all(), typical
+    assert (typical < 1.6).all(), typical
+
+
+def test_p_values_fall_with_the_score_and_stay_positive() -> None:
+    tail = Tail.fit(np.random.default_rng(0).normal(size=2000))
+    p = tail.p_values(np.linspace(-5, 50, 500))
+    assert (np.diff(p) <= 1e-12).all()
+    assert p.min() > 0
+
+
+def test_equal_scores_still_tell_a_larger_one_apart() -> None:
+    tail = Tail.fit(np.zeros(500))
+    p = tail.p_values(np.array([0.0, 0.5, 5.0]))
+    assert p[0] == 1.0
+    assert p[2] < p[1] < 0.01
+
+
+def test_the_share_of_anomalies_stays_at_the_threshold_for_long() -> None:
+    rng = np.random.default_rng(1)
+    n = 60 * BLOCK
+    calibration = {"full": rng.gamma(2.0, size=4000), "partial": np.zeros(0)}
+    decider = Decider(calibration, windows_per_day=10_000, alerts_per_day=200)
+    times = np.arange(n) * (DAY // 10_000)
+    verdicts = decider(rng.gamma(2.0, size=n), times, np.zeros(n, dtype=bool))
+    late = verdicts.is_anomaly[n // 2 :].mean()
+    assert late == pytest.approx(verdicts.threshold[-1], rel=0.35)
+
+
+def test_verdicts_do_not_depend_on_batches() -> None:
+    rng = np.random.default_rng(2)
+    n = 5 * BLOCK
+    scores, times = rng.normal(size=n), np.arange(n) * 10**9
+    partial = rng.random(n) < 0.1
+    calibration = {"full": rng.normal(size=2000), "partial": rng.normal(size=500)}
+    whole = Decider(calibration, 1e4, 10.0)(scores, times, partial)
+    pieces = Decider(calibration, 1e4, 10.0)
+    cuts = [0, 1, 700, 701, 2500, n]
+    p = [pieces(scores[a:b], times[a:b], partial[a:b]).p_value for a, b in itertools.pairwise(cuts)]
+    np.testing.assert_array_equal(np.concatenate(p), whole.p_value)
+
+
+def test_the_budget_of_incidents_is_kept() -> None:
+    book = IncidentBook("s", "r", per_day=5.0, gap=60 * 10**9)
+    for i in range(5000):  # two days of anomalies of ever new keys
+        time = i * 2 * DAY // 5000
+        book.add(f"e{i}", f"key-{i}", time, time, 1e-12, 1e-3, [])
+    assert 10 <= book.opened <= 15
+    assert book.opened + book.suppressed == 5000
+
+
+def test_windows_of_one_key_make_one_incident() -> None:
+    book = IncidentBook("s", "r", per_day=5.0, gap=60 * 10**9)
+    found = [book.add(f"e{i}", "k", i * 10**9, i * 10**9, 1e-6, 1e-3, []) for i in range(8)]
+    assert len({incident_id for incident_id, _ in found}) == 1
+    states = [m.state for _, published in found for m in published]
+    assert states == ["open", "updated", "updated", "updated"]
+    assert [m.state for m in book.finish()] == ["closed"]

@@ -120,6 +120,7 @@ class Traffic:
 
 def make_traffic(kind: str, seed: int, records: int) -> Traffic:
     """Generate the traffic of a stream, with some bad and repeated messages in it."""
+    records *= 2 if kind == "logs" else 1  # a session is many lines, and one window
     generator = GENERATORS[kind](
         seed=seed,
         records=records,

@@ -45,8 +45,8 @@ class Transactions(RecordGenerator):
     """
 
     name = "transactions"
-    default_entities = 500
-    per_day = 16.0
+    default_entities = 400
+    per_day = 24.0
     regularity = 12.0
 
     def _habits(self, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -64,7 +64,7 @@ class Transactions(RecordGenerator):
         self._channels = _cumulative(rng.dirichlet([0.6, 0.8, 0.4, 0.1], cards))
         early = rng.random(cards) < 0.7
         self._busy = np.where(early, rng.normal(14, 2.5, cards), rng.normal(20, 1.5, cards))
-        rate = rng.lognormal(0, 0.3, cards)
+        rate = rng.lognormal(0, 0.15, cards)
         return rate * (0.03 + bump(HOURS, self._busy, 1.5))
 
     def _key(self, entity: int) -> str:
@@ -101,7 +101,7 @@ class Transactions(RecordGenerator):
     ) -> tuple[str, Columns]:
         count, gap_ns = {
             "point": (1, 0),
-            "contextual": (5, 10 * MINUTE_NS),
+            "contextual": (8, 6 * MINUTE_NS),
             "group": (int(rng.integers(15, 31)), 8 * SECOND_NS),
         }[kind]
         gaps = rng.uniform(0.5, 1.5, count) * gap_ns // MILLISECOND_NS * MILLISECOND_NS

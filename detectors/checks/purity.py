@@ -14,7 +14,7 @@ from detectors.detector import Detector
 
 
 def input_untouched(subject: Subject, name: str) -> None:
-    """Neither ``fit`` nor ``score`` writes to its input."""
+    """Require that neither ``fit`` nor ``score`` writes to its input."""
     data = small(name)
     before = copy(data)
     detector = subject.fit(data)
@@ -25,7 +25,7 @@ def input_untouched(subject: Subject, name: str) -> None:
 
 
 def nothing_shared(subject: Subject, name: str) -> None:
-    """Neither the detector nor its scores keep a view of the caller's memory, nor of each other."""
+    """Require that neither detector nor scores keep a view of the caller's memory."""
     train, data = small(name), small(name, seed=2)
     detector = subject.fit(train)
     first = tensors(detector.score(data, explain="full"))
@@ -42,7 +42,7 @@ def nothing_shared(subject: Subject, name: str) -> None:
 
 
 def scoring_changes_nothing(subject: Subject, name: str) -> None:
-    """A second call gives the same bits, and the state, gradients and modes are as before."""
+    """Require the same bits from a second call, and state, gradients and modes as before."""
     detector, data = subject.quick(name), small(name, seed=2)
     files, modes = detector.to_files(), _modes(detector)
     first = tensors(detector.score(data, explain="full"))
@@ -71,7 +71,7 @@ def _modules(value: Any) -> list[nn.Module]:
 
 
 def ambient_state_untouched(subject: Subject, name: str) -> None:
-    """Global random generators and torch's switches are as before."""
+    """Require that global random generators and torch's switches are as before."""
     before = _ambient()
     detector = subject.fit(small(name))
     detector.score(small(name, seed=2), explain="full")
@@ -81,7 +81,7 @@ def ambient_state_untouched(subject: Subject, name: str) -> None:
 
 
 def _ambient() -> dict[str, Any]:
-    algorithm, keys, *rest = np.random.get_state()  # noqa: NPY002 - the one that must not change
+    algorithm, keys, *rest = np.random.get_state()
     return {
         "torch's generator": torch.get_rng_state().tolist(),
         "numpy's generator": (algorithm, np.asarray(keys).tolist(), rest),
@@ -96,7 +96,7 @@ def _ambient() -> dict[str, Any]:
 
 
 def instances_independent(subject: Subject, name: str) -> None:
-    """A second instance, fitted on other data, leaves the first one alone."""
+    """Require that a second instance, fitted on other data, leaves the first one alone."""
     detector, data = subject.fit(small(name)), small(name, seed=2)
     expected = detector.score(data).score
     subject.fit(small(name, seed=5), seed=9)

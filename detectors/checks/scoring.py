@@ -21,7 +21,7 @@ from schemas.errors import EddyError, ShapeError
 
 
 def batch_invariance(subject: Subject, name: str) -> None:
-    """A window scores the same alone, in any part of a batch, and next to other windows."""
+    """Require one score for a window, alone, in any part of a batch, next to any windows."""
     detector, data = subject.quick(name), small(name, seed=2)
     together = detector.score(data).score
     alone = torch.cat([detector.score(data[i : i + 1]).score for i in range(8)])
@@ -34,7 +34,7 @@ def batch_invariance(subject: Subject, name: str) -> None:
 
 
 def permutation_equivariance(subject: Subject, name: str) -> None:
-    """The order of windows in a batch changes the order of the scores and nothing else."""
+    """Require that the order of windows changes the order of their scores and nothing else."""
     detector, data = subject.quick(name), small(name, seed=2)
     order = torch.arange(len(data)).flip(0).roll(5)
     expected = tensors(detector.score(data, explain="full"))
@@ -43,7 +43,7 @@ def permutation_equivariance(subject: Subject, name: str) -> None:
 
 
 def hidden_values(subject: Subject, name: str) -> None:
-    """What stands under the mask changes nothing."""
+    """Require that what stands under the mask changes nothing."""
     detector, data = subject.quick(name), small(name, seed=2)
     hidden = ~data.mask.unsqueeze(2)
     expected = tensors(detector.score(data, explain="full"))
@@ -56,7 +56,7 @@ def hidden_values(subject: Subject, name: str) -> None:
 
 
 def padding_length(subject: Subject, name: str) -> None:
-    """How many masked steps follow the real ones changes nothing."""
+    """Require that the number of masked steps after the real ones changes nothing."""
     detector, data = subject.quick(name), small(name, seed=2)
     brief = data[data.lengths <= (data.steps + 1) // 2]
     cut = (data.steps + 1) // 2
@@ -69,7 +69,7 @@ def padding_length(subject: Subject, name: str) -> None:
 
 
 def longer_windows(subject: Subject, name: str) -> None:
-    """Windows longer than those of the fit are taken by detectors that pad, else refused."""
+    """Require that windows longer than those of the fit are taken, or refused, as declared."""
     detector, data = subject.quick(name), small(name, seed=2)
     double = replace(
         data[:4],
@@ -85,7 +85,7 @@ def longer_windows(subject: Subject, name: str) -> None:
 
 
 def empty_batch(subject: Subject, name: str) -> None:
-    """No windows in, no scores out, with every part that a full batch would have."""
+    """Require no scores for no windows, with every part that a full batch would have."""
     detector, data = subject.quick(name), small(name, seed=2)
     empty = tensors(detector.score(data[:0], explain="full"))
     full = tensors(detector.score(data, explain="full"))
@@ -97,7 +97,7 @@ def empty_batch(subject: Subject, name: str) -> None:
 
 
 def explanations(subject: Subject, name: str) -> None:
-    """``explain="full"`` gives what ``caps`` promise, in shape and range, at the same score."""
+    """Require the explanations that ``caps`` promise, in shape and range, at the same score."""
     detector, data = subject.quick(name), small(name, seed=2)
     caps, shape = detector.caps, (len(data), data.steps)
     plain, full = detector.score(data), detector.score(data, explain="full")
@@ -124,7 +124,7 @@ def explanations(subject: Subject, name: str) -> None:
 
 
 def missing_numbers(subject: Subject, name: str) -> None:
-    """Missing numbers are learned from and scored; one missing feature is no obstacle either."""
+    """Require that missing numbers, even of a whole feature, are learned from and scored."""
     data = small(name)
     holes = torch.rand(data.num.shape, generator=torch.Generator().manual_seed(3)) < 0.2
     holes[:, :, 0] = True
@@ -136,7 +136,7 @@ def missing_numbers(subject: Subject, name: str) -> None:
 
 
 def extreme_numbers(subject: Subject, name: str) -> None:
-    """Constant, huge and tiny numbers are learned from; infinite ones only scored."""
+    """Require finite scores after and of constant, huge and tiny numbers, of infinite ones too."""
     data = small(name)
     for what, num in {
         "constant numbers": torch.full_like(data.num, 3.0),
@@ -164,14 +164,14 @@ def _require_finite(subject: Subject, train: WindowBatch, other: WindowBatch, wh
 
 
 def one_value_only(subject: Subject, name: str) -> None:
-    """Training windows that are all equal are learned from; others then score no lower."""
+    """Require finite scores after training windows that are all equal."""
     data = small(name)
     detector = subject.fit(data[torch.zeros(len(data), dtype=torch.int64)])
     require(detector.score(data).score.isfinite().all(), "fit on equal windows: infinite scores")
 
 
 def few_windows(subject: Subject, name: str) -> None:
-    """A handful of windows is learned from or refused with a reason, never half learned."""
+    """Require that a handful of windows is learned from or refused with a reason."""
     data = small(name)
     for n in (1, 2, 5):
         try:
@@ -182,7 +182,7 @@ def few_windows(subject: Subject, name: str) -> None:
 
 
 def double_precision(subject: Subject, name: str) -> None:
-    """Numbers in float64 score as in float32."""
+    """Require that numbers in float64 score as in float32."""
     detector, data = subject.quick(name), small(name, seed=2)
     wide = replace(data, num=data.num.double())
     require_close(detector.score(wide).score, detector.score(data).score, "float64 and float32")
@@ -191,7 +191,7 @@ def double_precision(subject: Subject, name: str) -> None:
 
 
 def other_shape(subject: Subject, name: str) -> None:
-    """Windows with other features or vocabularies are refused by name."""
+    """Require that windows with other features or vocabularies are refused by name."""
     detector, data = subject.quick(name), small(name, seed=2)
     wide = replace(data, num=torch.cat([data.num, data.num[:, :, :1], data.num[:, :, :1]], dim=2))
     if data.features:

@@ -1,0 +1,124 @@
+"""Checks that scores mean something: the right order, blame where it belongs, on every device."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from detectors.batch import NEW, WindowBatch
+from detectors.capabilities import Source
+from detectors.checks.sources import sample
+from detectors.checks.subject import QUICK, Subject, require, small
+from detectors.detector import DESCRIPTION, WEIGHTS, Description, Detector
+
+CLEAR = 0.6
+"""Share of pairs (anomaly, normal) in the right order; 0.5 is guessing. On 500 of each, guessing
+stays below 0.56 in all but one of a thousand draws."""
+
+STRONG = 8.0
+"""Size of the corruptions whose place must be found, in standard deviations."""
+
+PROBES = 64
+"""Windows over which attribution is averaged."""
+
+
+def ranks_anomalies_higher(subject: Subject, source: Source) -> None:
+    """Require finite scores, and higher ones for the anomalies of a source the detector names."""
+    detector, data = subject.trained(source), sample(source)
+    normal = detector.score(data.normal).score
+    anomalous = detector.score(data.anomalous).score
+    require(normal.isfinite().all() and anomalous.isfinite().all(), "scores are not finite")
+    share = ranking(normal, anomalous)
+    require(share >= CLEAR, f"ROC AUC {share:.3f}, expected at least {CLEAR}")
+    means = f"mean score {float(anomalous.mean()):.4g} of anomalies"
+    require(anomalous.mean() > normal.mean(), f"{means}, {float(normal.mean()):.4g} of normals")
+
+
+def ranking(normal: Tensor, anomalous: Tensor) -> float:
+    """Return the area under the ROC curve: pairs in the right order, ties counting half."""
+    ordered = normal.sort().values
+    below = torch.searchsorted(ordered, anomalous)
+    upto = torch.searchsorted(ordered, anomalous, right=True)
+    return float((below + upto).double().mean()) / (2 * len(normal))
+
+
+def rises_with_the_anomaly(subject: Subject, source: Source) -> None:
+    """Require that mean scores do not fall on the way from normal windows to anomalies."""
+    detector, data = subject.trained(source), sample(source)
+    start, end = data.normal.num, data.anomalous.num
+    ramp = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        between = replace(data.normal, num=start + share * (end - start))
+        ramp.append(float(detector.score(between).score.mean()))
+    slack = 0.02 * (ramp[-1] - ramp[0])
+    rising = all(later >= earlier - slack for earlier, later in itertools.pairwise(ramp))
+    found = ", ".join(f"{value:.4g}" for value in ramp)
+    require(rising and ramp[-1] > ramp[0], f"mean scores on the way: {found}")
+
+
+def blames_the_feature(subject: Subject, source: Source) -> None:
+    """Require that attribution peaks, on average, at the one feature that was corrupted."""
+    detector, data = subject.trained(source), _probes(source)
+    for feature in range(min(5, data.features + data.fields)):
+        for corrupted in _corruptions(data, data.steps // 2, feature):
+            shares = _attribution(detector, corrupted, "feature").sum(dim=1).mean(dim=0)
+            peak = int(shares.argmax())
+            require(peak == feature, f"feature {feature} was corrupted, {_told(peak, shares)}")
+
+
+def blames_the_step(subject: Subject, source: Source) -> None:
+    """Require that attribution peaks, on average, at the one step that was corrupted."""
+    detector, data = subject.trained(source), _probes(source)
+    for step in (data.steps // 4, data.steps // 2, 3 * data.steps // 4):
+        for corrupted in _corruptions(data, step, 0):
+            shares = _attribution(detector, corrupted, "step").mean(dim=0)
+            peak = int(shares.argmax())
+            require(peak == step, f"step {step} was corrupted, {_told(peak, shares)}")
+
+
+def _probes(source: Source) -> WindowBatch:
+    """Return normal windows that reach at least as far as the steps to be corrupted."""
+    normal = sample(source).normal
+    return normal[normal.lengths > 3 * normal.steps // 4][:PROBES]
+
+
+def _corruptions(data: WindowBatch, step: int, feature: int) -> list[WindowBatch]:
+    """Change one entry of every window: a number up or down, a category to a new value."""
+    if feature >= data.features:
+        cat = data.cat.clone()
+        cat[:, step, feature - data.features] = NEW
+        return [replace(data, cat=cat)]
+    size = STRONG * data.num[:, :, feature].std()
+    up, down = data.num.clone(), data.num.clone()
+    up[:, step, feature] += size
+    down[:, step, feature] -= size
+    return [replace(data, num=up), replace(data, num=down)]
+
+
+def _attribution(detector: Detector, data: WindowBatch, part: str) -> Tensor:
+    found: Tensor | None = getattr(detector.score(data, explain="full"), part)
+    require(found is not None, f"no {part} attribution")
+    return torch.zeros(0) if found is None else found
+
+
+def _told(peak: int, shares: Tensor) -> str:
+    return f"{peak} is blamed; mean shares {np.round(shares.numpy(), 4).tolist()}"
+
+
+def device_parity(subject: Subject, name: str) -> None:
+    """Require that a model scores on a GPU as on the CPU, and that one can be fitted there."""
+    data, model = small(name, seed=2), subject.quick(name)
+    files = model.to_files()
+    description = msgspec.json.decode(files[DESCRIPTION], type=Description)
+    on_gpu = subject.new(device="cuda").restore(description, files[WEIGHTS])
+    expected, found = model.score(data).score, on_gpu.score(data).score.cpu()
+    gap = ((found - expected).abs() / expected.abs().clamp(min=1e-3)).max()
+    require(gap <= 1e-4, f"scores on CPU and GPU differ by {float(gap):.3g} of their size")
+    fitted = subject.new(device="cuda").fit(small(name), subject.labels(len(data)), budget=QUICK)
+    scores = fitted.score(data, explain="full")
+    require(scores.score.isfinite().all(), "fitted on a GPU: infinite scores")

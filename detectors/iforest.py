@@ -14,6 +14,7 @@ from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
 from detectors.scores import Explain, Scores
+from schemas.errors import DataError
 
 EULER = 0.5772156649015329
 GROWN_AT_ONCE = 1 << 22
@@ -74,6 +75,9 @@ class IsolationForest(Detector):
     chunk = 1024  # tables and intermediate results of a chunk stay in the processor's cache
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
+        if len(data) < 2:
+            msg = f"{self.caps.name}: one window cannot be set apart from others; give it more"
+            raise DataError(msg)
         self._input = RecordInput.fit(data)
         self._steps = data.steps
         size = min(self.config.sample, len(data))

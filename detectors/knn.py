@@ -18,6 +18,10 @@ GROUP = 64
 """Columns of the distance matrix that are searched together, see :func:`_smallest`."""
 
 
+ROUNDING = 1e-5
+"""Relative slack within which two squared distances count as equal."""
+
+
 class NearestNeighbours(Detector):
     """Mean distance to the ``k`` nearest of up to ``memory`` remembered windows.
 
@@ -169,17 +173,32 @@ class NearestNeighbours(Detector):
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
         x = self._input.flatten(data, self._steps)
         k = min(self.config.neighbours, len(self._memory))
-        found, squares = self._nearest(x, data.lengths, k)
-        score = squares.sum(dim=2).sqrt().mean(dim=1)
+        _, squares = self._nearest(x, data.lengths, k)
+        squares = squares.sum(dim=2)
+        score = squares.sqrt().mean(dim=1)
         if explain == "none":
             return Scores(score)
-        shape = (len(data), self._steps, -1)
-        feature = self._input.attribute(squares.mean(dim=1).view(shape)[:, : data.steps])
+        expected = self._neighbourhood(x, data.lengths, squares.amax(dim=1))
+        shape, real = (len(data), self._steps, -1), data.mask.unsqueeze(-1)
+        share = (x - expected).square().view(shape)[:, : data.steps]
+        feature = self._input.attribute(share.masked_fill(~real, 0.0))
         total = feature.sum(dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
         feature = feature * (score / total)[:, None, None]
-        expected = self._memory[found].mean(dim=1).view(shape)[:, : data.steps, : data.features]
-        expected = expected.masked_fill(~data.mask.unsqueeze(-1), 0.0)
-        return Scores(score, feature.sum(dim=2), feature, expected)
+        expected = expected.view(shape)[:, : data.steps, : data.features]
+        return Scores(score, feature.sum(dim=2), feature, expected.masked_fill(~real, 0.0))
+
+    def _neighbourhood(self, x: Tensor, lengths: Tensor, farthest: Tensor) -> Tensor:
+        """Mean of the remembered windows that are no farther than the ``k``-th nearest, ``[B, D]``.
+
+        All that are equally far belong to it, so that the explanation does not hang on which of
+        many equal neighbours the search happened to meet first.
+        """
+        size = x.square().sum(dim=1, keepdim=True)
+        distances = torch.addmm(self._norms[lengths], x, self._columns, alpha=-2) + size
+        entries = lengths * (x.shape[1] // self._steps)
+        limit = (farthest * entries).unsqueeze(1) + ROUNDING * (1 + size)
+        near = (distances <= limit).float()
+        return torch.mm(near, self._columns.T) / near.sum(dim=1, keepdim=True).clamp(min=1)
 
     def _state(self) -> dict[str, Tensor]:
         return {

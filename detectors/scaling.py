@@ -42,8 +42,8 @@ class RobustScaler:
         return cls(quantiles[1].float(), scale.float())
 
     def __call__(self, num: Tensor) -> Tensor:
-        """Scale ``[..., F]``; no ``NaN`` is left."""
-        scaled = (num - self.center) / self.scale
+        """Scale ``[..., F]`` to float32; no ``NaN`` is left."""
+        scaled = ((num - self.center) / self.scale).float()
         return scaled.clamp_(-CLIP, CLIP).nan_to_num_(0.0)
 
     def inverse(self, scaled: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ def _for_input(caps: Capabilities, name: str) -> list[_Function]:
 def _for_source(caps: Capabilities, source: Any) -> list[_Function]:
     data = sample(source).normal
     chosen: list[_Function] = [sense.ranks_anomalies_higher]
-    if data.features:
+    if data.features and not caps.uses_labels:  # labels may teach that one direction is harmless
         chosen.append(sense.rises_with_the_anomaly)
     if caps.per_feature and data.features + data.fields > 1:
         chosen.append(sense.blames_the_feature)

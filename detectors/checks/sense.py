@@ -20,8 +20,9 @@ CLEAR = 0.6
 """Share of pairs (anomaly, normal) in the right order; 0.5 is guessing. On 500 of each, guessing
 stays below 0.56 in all but one of a thousand draws."""
 
-STRONG = 8.0
-"""Size of the corruptions whose place must be found, in standard deviations."""
+SIZES = (0.0, 2.0, 4.0, 8.0)
+"""Corruptions in standard deviations: not to score lower than the one before, and (the largest)
+to be found in its place."""
 
 PROBES = 64
 """Windows over which attribution is averaged."""
@@ -48,24 +49,24 @@ def ranking(normal: Tensor, anomalous: Tensor) -> float:
 
 
 def rises_with_the_anomaly(subject: Subject, source: Source) -> None:
-    """Require that mean scores do not fall on the way from normal windows to anomalies."""
-    detector, data = subject.trained(source), sample(source)
-    start, end = data.normal.num, data.anomalous.num
-    ramp = []
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        between = replace(data.normal, num=start + share * (end - start))
-        ramp.append(float(detector.score(between).score.mean()))
-    slack = 0.02 * (ramp[-1] - ramp[0])
-    rising = all(later >= earlier - slack for earlier, later in itertools.pairwise(ramp))
-    found = ", ".join(f"{value:.4g}" for value in ramp)
-    require(rising and ramp[-1] > ramp[0], f"mean scores on the way: {found}")
+    """Require that mean scores do not fall as one number moves away from what it was."""
+    detector, data = subject.trained(source), _probes(source)
+    ramps = zip(
+        *(_corruptions(data, _middle(data), data.features - 1, s) for s in SIZES), strict=True
+    )
+    for ramp in ramps:
+        means = [float(detector.score(corrupted).score.mean()) for corrupted in ramp]
+        slack = 0.02 * (means[-1] - means[0])
+        rising = all(later >= earlier - slack for earlier, later in itertools.pairwise(means))
+        found = ", ".join(f"{value:.4g}" for value in means)
+        require(rising and means[-1] > means[0], f"moved by {SIZES} deviations: {found}")
 
 
 def blames_the_feature(subject: Subject, source: Source) -> None:
     """Require that attribution peaks, on average, at the one feature that was corrupted."""
     detector, data = subject.trained(source), _probes(source)
     for feature in range(min(5, data.features + data.fields)):
-        for corrupted in _corruptions(data, data.steps // 2, feature):
+        for corrupted in _corruptions(data, _middle(data), feature):
             shares = _attribution(detector, corrupted, "feature").sum(dim=1).mean(dim=0)
             peak = int(shares.argmax())
             require(peak == feature, f"feature {feature} was corrupted, {_told(peak, shares)}")
@@ -74,7 +75,8 @@ def blames_the_feature(subject: Subject, source: Source) -> None:
 def blames_the_step(subject: Subject, source: Source) -> None:
     """Require that attribution peaks, on average, at the one step that was corrupted."""
     detector, data = subject.trained(source), _probes(source)
-    for step in (data.steps // 4, data.steps // 2, 3 * data.steps // 4):
+    reach = int(data.lengths.min())
+    for step in (reach // 4, reach // 2, 3 * reach // 4):
         for corrupted in _corruptions(data, step, 0):
             shares = _attribution(detector, corrupted, "step").mean(dim=0)
             peak = int(shares.argmax())
@@ -82,21 +84,26 @@ def blames_the_step(subject: Subject, source: Source) -> None:
 
 
 def _probes(source: Source) -> WindowBatch:
-    """Return normal windows that reach at least as far as the steps to be corrupted."""
+    """Return some of the longer normal windows."""
     normal = sample(source).normal
-    return normal[normal.lengths > 3 * normal.steps // 4][:PROBES]
+    return normal[normal.lengths >= normal.lengths.median()][:PROBES]
 
 
-def _corruptions(data: WindowBatch, step: int, feature: int) -> list[WindowBatch]:
+def _middle(data: WindowBatch) -> int:
+    return int(data.lengths.min()) // 2
+
+
+def _corruptions(
+    data: WindowBatch, step: int, feature: int, size: float = SIZES[-1]
+) -> list[WindowBatch]:
     """Change one entry of every window: a number up or down, a category to a new value."""
     if feature >= data.features:
         cat = data.cat.clone()
         cat[:, step, feature - data.features] = NEW
         return [replace(data, cat=cat)]
-    size = STRONG * data.num[:, :, feature].std()
     up, down = data.num.clone(), data.num.clone()
-    up[:, step, feature] += size
-    down[:, step, feature] -= size
+    up[:, step, feature] += size * data.num[:, :, feature].std()
+    down[:, step, feature] -= size * data.num[:, :, feature].std()
     return [replace(data, num=up), replace(data, num=down)]
 
 

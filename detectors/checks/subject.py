@@ -48,7 +48,7 @@ def require_close(found: Tensor, expected: Tensor, what: str) -> None:
     excess = gap - (ATOL + RTOL * expected.double().abs())
     require(
         not (excess > 0).any() and not found.isnan().any(),
-        f"{what}: scores differ by up to {float(gap.max()) if len(gap) else 0:.3g}",
+        f"{what}: scores differ by up to {float(gap.max()) if gap.numel() else 0:.3g}",
     )
 
 

@@ -303,8 +303,11 @@ class FileSink:
         DataError
             If a value contains a line break; then nothing was written.
         SetupError
-            If the file cannot take it, for example because the disk is full.
+            If the file cannot take it, for example because the disk is full, or is closed.
         """
+        if self._file.closed:
+            msg = f"{self._path} is closed: write before close()"
+            raise SetupError(msg)
         chosen = [o for o in outputs if self._topics is None or o.topic in self._topics]
         for output in chosen:
             if b"\n" in output.value:

@@ -144,7 +144,8 @@ class DeepSvdd(Detector):
         nu
             Share of the windows that the soft boundary may leave outside.
         hidden, code
-            Widths of the encoder and of its code.
+            Widths of the encoder and of its code. Over time the encoder is half as wide, because
+            each step costs as much as a record.
         pretrain_epochs
             Epochs as an autoencoder.
         """
@@ -227,7 +228,8 @@ class DeepSvdd(Detector):
     def _new_encoder(self) -> SvddEncoder:
         shape, config = self._fitted(), self.config
         columns, numbers = len(self._low), shape.features > 0
-        encoder = SvddEncoder(columns, shape.steps, numbers, config.hidden, config.code)
+        hidden = config.hidden if shape.steps == 1 else max(1, config.hidden // 2)
+        encoder = SvddEncoder(columns, shape.steps, numbers, hidden, config.code)
         return encoder.to(self.device)
 
     def _learn_range(self, data: WindowBatch) -> None:

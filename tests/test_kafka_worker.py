@@ -356,6 +356,40 @@ def test_records_that_expired_unread_are_passed_over(config: Kafka, topic: str) 
 
 
 @pytest.mark.broker
+def test_a_restore_from_before_the_log_begins_where_the_log_does(config: Kafka, topic: str) -> None:
+    with Running(config, topic, [topic], Notes()):
+        assert eventually(lambda: committed(config, topic) == end_offsets(config, topic))
+    ends = end_offsets(config, topic)
+    with KafkaAdminClient(bootstrap_servers=config.bootstrap.split(",")) as admin:
+        admin.delete_records({TopicPartition(topic, 2): ends[Partition(topic, 2)] - 10})
+
+    class Restoring(Notes):
+        def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+            super().assigned(committed)
+            return dict.fromkeys(committed, 0)
+
+    notes = Restoring()
+    with Running(config, topic, [topic], notes):
+        assert eventually(lambda: len([x for x in notes.seen if x[0] == 2]) == 10)
+        # none of these records counts as unpublished
+        assert notes.starts == [ends, ends]
+
+
+@pytest.mark.broker
+def test_a_handler_that_cannot_take_on_partitions_ends_the_worker(
+    config: Kafka, topic: str
+) -> None:
+    class Refusing(Notes):
+        def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+            message = "no such checkpoint"
+            raise RuntimeError(message)
+
+    with Running(config, topic, [topic], Refusing()) as running:
+        assert eventually(lambda: not running.alive)
+    assert str(running.error) == "no such checkpoint"
+
+
+@pytest.mark.broker
 def test_a_barrier_comes_when_everything_is_published_and_committed(
     config: Kafka, topic: str, target: str
 ) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -20,6 +21,8 @@ from connectors.kafka.thread import Committed, ConsumerThread, Poll
 __all__ = ["Membership"]
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 # Records of a partition that may be under way (waiting, in processing or being published): some
 # batches' worth, so that a partition with a backlog keeps the handler busy between two polls.
@@ -249,49 +252,56 @@ class Membership:
                 task.cancel()
         self._taking_on = None
 
-    async def _take_on(self, epoch: int, beginning: Iterable[Partition] = ()) -> None:
+    async def _take_on(self, epoch: int, lost: frozenset[Partition] = frozenset()) -> None:
         """Find out where to begin, and open the partitions; try again as long as they are ours."""
         try:
-            for pause in pauses():
-                try:
-                    committed = await self._committed(set(beginning))
-                    starts = await self._starts(committed)
-                    await self.thread.start_at(starts, epoch)
-                except (KafkaError, TimeoutError, RuntimeError) as error:
-                    reason = f"cannot find out where to begin: {error!r}"
-                    self._health.wait("assignment", reason)
-                    await asyncio.sleep(pause)
-                else:
-                    break
-            if epoch == self.epoch:
-                for partition, offset in committed.items():
-                    self.ledger.assign(partition, offset, starts[partition])
-                self._open = set(committed)
-                self._health.done("assignment")
-                self.drive.progress.set()
-                log.info("reading", partitions=len(starts))
+            committed, floor = await self._persist(lambda: self._commits(lost))
+            self._told = True
+            asked = await self.drive.solo.call(self._handler.assigned, committed)
+            starts = {x: max(asked.get(x, y), floor.get(x, 0)) for x, y in committed.items()}
+            await self._persist(lambda: self.thread.start_at(starts, epoch))
+            if epoch != self.epoch:
+                return
+            for partition, offset in committed.items():
+                self.ledger.assign(partition, offset, starts[partition])
+            self._open = set(committed)
+            self._health.done("assignment")
+            self.drive.progress.set()
+            log.info("reading", partitions=len(starts))
         except Exception as error:
             self.drive.fail(error)
 
-    async def _committed(self, beginning: set[Partition]) -> dict[Partition, int]:
-        """Return the commit of every partition, or its log's first offset for some."""
-        rest = self._assigned - beginning
-        committed = await self.thread.committed(rest, self._reset) if rest else {}
-        if beginning:
-            committed |= await self.thread.earliest(beginning)
-        return committed
+    async def _persist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Ask the broker, again and again until it answers."""
+        for pause in pauses():
+            try:
+                return await work()
+            except (KafkaError, TimeoutError, RuntimeError) as error:
+                self._health.wait("assignment", f"cannot find out where to begin: {error!r}")
+                await asyncio.sleep(pause)
+        raise AssertionError  # pauses never end
 
-    async def _starts(self, committed: dict[Partition, int]) -> dict[Partition, int]:
-        """Ask the handler where to begin."""
-        self._told = True
-        asked = await self.drive.solo.call(self._handler.assigned, committed)
-        return committed | dict(asked)
+    async def _commits(
+        self, lost: frozenset[Partition]
+    ) -> tuple[dict[Partition, int], dict[Partition, int]]:
+        """Return the commit of every partition, and the first offset in the log of lost ones.
+
+        A commit outside the log counts as one at its first record.
+        """
+        if not self._assigned:
+            return {}, {}
+        committed = await self.thread.committed(self._assigned, self._reset)
+        bounds = await self.thread.bounds(lost) if lost else {}
+        for partition, (first, end) in bounds.items():
+            if not first <= committed[partition] <= end:
+                committed[partition] = first
+        return committed, {partition: first for partition, (first, _) in bounds.items()}
 
     async def _restart(self, lost: frozenset[Partition]) -> None:
-        """Begin some partitions at the first record that is left, the others where they were."""
+        """Begin anew where positions have left the log; the other partitions go on."""
         names = sorted(f"{x.topic}/{x.number}" for x in lost)
         log.error(
-            "records are gone from the log before they were read: beginning at its first record",
+            "records are gone from the log before they were read: going on with what is left",
             partitions=names,
         )
         assigned = self.assigned
@@ -299,4 +309,4 @@ class Membership:
         self._forget()
         self._assigned = assigned
         self._health.done("group")
-        await self._take_on(self.epoch, beginning=lost)
+        await self._take_on(self.epoch, lost)

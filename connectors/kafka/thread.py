@@ -247,12 +247,13 @@ class ConsumerThread(AIOKafkaConsumerThread):
             offsets |= fresh
         return {Partition(*place): offset for place, offset in offsets.items()}
 
-    async def earliest(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """Return the first offset that each partition still has."""
+    async def bounds(self, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, int]]:
+        """Return the first offset that each partition has, and the one that comes next."""
         consumer = self._ensure_consumer()
         places = [TopicPartition(*partition) for partition in partitions]
-        offsets = await self.inside(consumer.beginning_offsets(places), COMMIT_SECONDS)
-        return {Partition(*place): offset for place, offset in offsets.items()}
+        first = await self.inside(consumer.beginning_offsets(places), COMMIT_SECONDS)
+        end = await self.inside(consumer.end_offsets(places), COMMIT_SECONDS)
+        return {Partition(*place): (first[place], end[place]) for place in places}
 
     async def start_at(self, offsets: Mapping[Partition, int], epoch: int) -> None:
         """Set positions; records that a poll returns from now on carry the epoch."""

@@ -22,6 +22,8 @@ START_NS = 1_704_067_200_000_000_000  # 2024-01-01, midnight UTC
 # Episodes begin before this share of the stream, so that they end within it.
 LAST_SHARE = 0.95
 
+RECORDS_PER_EPISODE = 200  # with as many, all episodes surely fit
+
 
 @dataclass(frozen=True, slots=True)
 class Episode:
@@ -155,6 +157,11 @@ class Generator(ABC):
         self.drift_ns: int | None = None
         self.episodes: list[Episode] = []
         self._check()
+        self._prepare()
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Plan the stream: set ``episodes`` and ``drift_ns``, and what :meth:`_blocks` needs."""
 
     @abstractmethod
     def _blocks(self) -> Iterator[Generated]:
@@ -175,7 +182,7 @@ class Generator(ABC):
     def _check(self) -> None:
         for name, least, most in (
             ("records", 0, None),
-            ("entities", 2, None),
+            ("entities", 1, None),
             ("anomaly_episodes", 0, None),
             ("anomalies_from", 0.0, LAST_SHARE),
             ("drift_at", 0.0, 1.0),
@@ -186,10 +193,10 @@ class Generator(ABC):
                 msg = f"{self.name}: {name} is {value}; give at least {least}{upper}"
                 raise DataError(msg)
 
-    def _too_short(self, needed: int) -> DataError:
+    def _too_short(self) -> DataError:
         msg = (
             f"{self.name}: {self.anomaly_episodes} episodes do not fit into {self.records} "
-            f"records; give at least {needed} records, or fewer episodes"
+            f"records; give {RECORDS_PER_EPISODE} records for each, or fewer episodes"
         )
         return DataError(msg)
 

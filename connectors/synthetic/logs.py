@@ -79,15 +79,14 @@ class Logs(Generator):
     name = "logs"
     default_entities = 20
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def _prepare(self) -> None:
         self._plan_sessions(self._rng(PLAN))
         self._odd: dict[int, _Lines] = {}
         self._plan_episodes(self._rng(EPISODES))
         ends = np.cumsum(self._lengths)
         self._sessions = int(np.searchsorted(ends, self.records)) + 1 if self.records else 0
         if self._odd and max(self._odd) >= self._sessions - 1:
-            raise self._too_short(2 * self.records)
+            raise self._too_short()
         if self._sessions:  # the stream ends in the middle of the last session
             self._lengths[self._sessions - 1] -= ends[self._sessions - 1] - self.records
 
@@ -110,7 +109,7 @@ class Logs(Generator):
         sessions = spare / float(self._lengths.mean())
         first, last = int(self.anomalies_from * sessions), int(LAST_SHARE * sessions)
         if last - first < 2 * self.anomaly_episodes:
-            raise self._too_short(100 * self.anomaly_episodes)
+            raise self._too_short()
         chosen = first + rng.choice(max(1, last - first), self.anomaly_episodes, replace=False)
         for index, session in enumerate(chosen.tolist()):
             kind, turn = KINDS[index % len(KINDS)], index // len(KINDS)

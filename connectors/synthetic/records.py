@@ -40,8 +40,7 @@ class RecordGenerator(Generator):
     regularity: ClassVar[float]
     """How even the gaps between an entity's records are, see :func:`arrivals`."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def _prepare(self) -> None:
         rng = self._rng(HABITS)
         activity = self._habits(rng)
         self._times, self._owners = arrivals(
@@ -59,7 +58,7 @@ class RecordGenerator(Generator):
         self._injected = self._inject(self._rng(PLAN))
         self._normal_records = self.records - len(self._injected["time"])
         if self._normal_records < self.anomaly_episodes:
-            raise self._too_short(2 * len(self._injected["time"]))
+            raise self._too_short()
 
     @abstractmethod
     def _habits(self, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -23,8 +23,7 @@ ONLINE = CHANNELS.index("online")
 MERCHANTS = 200
 FAVOURITES = 10
 
-# Exceptions to the habits. Were they as common as in life, most alerts at a small budget would be
-# about them.
+# Exceptions to the habits are rarer than in life: otherwise most alerts would be about them.
 HOME_SHARE = 0.9995
 FAVOURITE_SHARE = 0.99
 

@@ -63,16 +63,17 @@ class Storage:
     """
 
     def __init__(self, uri: str | Path) -> None:
+        self._given = str(uri)
         # neither credentials nor options belong in messages
-        self.uri = re.sub(r"(?<=://)[^/@]*@|\?.*$", "", str(uri))
-        scheme, separator, _ = str(uri).partition("://")
+        self.uri = re.sub(r"(?<=://)[^/@]*@|\?.*$", "", self._given)
+        scheme, separator, _ = self._given.partition("://")
         if separator and scheme not in SCHEMES:
             msg = f"storage {self.uri}: no scheme {scheme!r}; use a directory, s3:// or gs://"
             raise ConfigError(msg)
         self._local = not separator or scheme == "file"
         with self._reachable("open"):
             if separator:
-                filesystem, path = fs.FileSystem.from_uri(_impatient(str(uri)))
+                filesystem, path = fs.FileSystem.from_uri(_impatient(self._given))
             else:
                 filesystem, path = fs.LocalFileSystem(), str(Path(uri).absolute())
             if self._local:
@@ -262,8 +263,9 @@ class Storage:
         try:
             yield
         except (OSError, pa.ArrowException) as error:
+            why = str(error).replace(self._given, self.uri)
             msg = (
-                f"cannot {action} storage {self.uri}: {error}. "
+                f"cannot {action} storage {self.uri}: {why}. "
                 "Check the URI, the credentials, and that the place can be written to"
             )
             raise SetupError(msg) from error

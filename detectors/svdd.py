@@ -156,7 +156,7 @@ class DeepSvdd(Detector):
         code: Count = 32
         pretrain_epochs: Count = 15
         epochs: Count = 30
-        steps_per_epoch: Count = 100
+        steps_per_epoch: Count = 50
         batch: Count = 200
         learning_rate: Positive = 1e-3
         weight_decay: float = 1e-6
@@ -200,7 +200,7 @@ class DeepSvdd(Detector):
     def _pretrain(self, run: Run, early: WindowBatch, late: WindowBatch) -> None:
         """Train encoder and, for sequences, embeddings as one half of an autoencoder."""
         shape, config = self._fitted(), self.config
-        decoder = SvddDecoder(shape.features, shape.vocab, config.hidden, config.code)
+        decoder = SvddDecoder(shape.features, shape.vocab, self._width(), config.code)
         parts: list[nn.Module] = [self._encoder, decoder.to(self.device)]
         if isinstance(self._reader, SequenceInput):
             parts.append(self._reader)
@@ -228,9 +228,13 @@ class DeepSvdd(Detector):
     def _new_encoder(self) -> SvddEncoder:
         shape, config = self._fitted(), self.config
         columns, numbers = len(self._low), shape.features > 0
-        hidden = config.hidden if shape.steps == 1 else max(1, config.hidden // 2)
-        encoder = SvddEncoder(columns, shape.steps, numbers, hidden, config.code)
+        encoder = SvddEncoder(columns, shape.steps, numbers, self._width(), config.code)
         return encoder.to(self.device)
+
+    def _width(self) -> int:
+        """Width of the encoder: half over time."""
+        hidden: int = self.config.hidden
+        return hidden if self._fitted().steps == 1 else max(1, hidden // 2)
 
     def _learn_range(self, data: WindowBatch) -> None:
         """Range and mean of the columns over the windows of the fit."""

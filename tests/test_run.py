@@ -73,9 +73,7 @@ def by_id(values: list[bytes]) -> dict[str, ScoredEvent]:
 
 
 def test_run_equals_replay(broker: Broker, topic_name: str, tmp_path: Path) -> None:
-    made: dict[str, Any] = document(
-        source={"topic": topic_name}, id="number", archive=False
-    )
+    made: dict[str, Any] = document(source={"topic": topic_name}, id="number", archive=False)
     made |= {
         "name": topic_name,
         "kafka": {"bootstrap": broker.bootstrap},

@@ -114,7 +114,11 @@ class Transactions(RecordGenerator):
         columns["channel"] = np.full(count, ONLINE)
         columns["distance"] = np.full(count, np.nan)
         if kind == "contextual":
-            columns["country"] = np.full(count, rng.choice(self._foreign[entity]))
+            # where other cards are at home, if there are any
+            elsewhere = np.setdiff1d(self._home, [self._home[entity], self._away[entity]])
+            if not len(elsewhere):
+                elsewhere = self._foreign[entity]
+            columns["country"] = np.full(count, rng.choice(elsewhere))
             return "odd_hour_and_place", columns
         columns["amount"] = rng.uniform(0.5, 3.0, count)
         return "card_testing", columns

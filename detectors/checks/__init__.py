@@ -1,8 +1,9 @@
 """What every detector must keep to, as checks that can be run one by one.
 
 Which checks apply follows from ``Detector.caps``. A check that a detector cannot pass by the
-nature of its method is waived in ``caps.waived`` with the reason; a waived check is listed as
-such, never passed over in silence. No check catches errors that it does not expect.
+nature of its method is waived in ``caps.waived`` with the reason, by its name or only for some
+data by ``name[data]``; a waived check is listed as such, never passed over in silence. No check
+catches errors that it does not expect.
 
 >>> from detectors import detector_class
 >>> names = [check.name for check in checks_for(detector_class("pca"))]
@@ -140,7 +141,8 @@ def _for_source(caps: Capabilities, source: Any) -> list[_Function]:
 
 
 def _check(subject: Subject, function: _Function, data: str, name: str) -> Check:
-    reason = subject.cls.caps.waived.get(function.__name__, "")
+    waived = subject.cls.caps.waived
+    reason = waived.get(name) or waived.get(function.__name__, "")
     if function is sense.device_parity and not torch.cuda.is_available():
         reason = reason or "no CUDA device here"
     return Check(name, functools.partial(function, subject, data), reason)

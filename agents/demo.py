@@ -28,8 +28,9 @@ HISTORY = 0.4
 DRIFT_AT = 0.7
 SECOND_PHASE = 0.9
 EPISODES = 24
-ENTITIES = {"logs": 2, "transactions": 500, "flows": 20}  # so that each stream spans days
+ENTITIES = {"logs": 2, "transactions": 250, "flows": 20}  # so that each stream spans days
 BAD = (b"{not json", b"", b"\xff\xfe\x00", b'{"unexpected": true}')
+SETTLE: dict[str, dict[str, int]] = {"logs": {"settle": 200}, "transactions": {}, "flows": {}}
 _JSON = {"format": "json"}
 _STREAMS: dict[str, dict[str, Any]] = {
     "transactions": {
@@ -70,7 +71,7 @@ _STREAMS: dict[str, dict[str, Any]] = {
         "time": {"field": "time", "unit": "iso"},
         "fields": {"message": "text"},
         "window": {"kind": "session", "gap": "5m", "size": 64},
-        "detectors": ["count_vector"],
+        "detectors": [{"detector": "count_vector", "settings": {"transitions": True}}],
     },
 }
 
@@ -84,7 +85,7 @@ def demo_document(
     kinds: Sequence[str], bootstrap: str, storage: str, budget: float
 ) -> dict[str, Any]:
     """Make its file."""
-    alerts = {"budget_per_day": budget, "incident_gap": "1h"}
+    alerts = {"budget_per_day": budget, "incident_gap": "6h"}
     drift = {"false_alarm_every": 100_000, "cooldown": "1d"}
     return {
         "name": "demo",
@@ -92,7 +93,7 @@ def demo_document(
         "kafka": {"bootstrap": bootstrap},
         "storage": storage,
         "streams": {
-            kind: {**_STREAMS[kind], "alerts": alerts, "drift": drift, "emit": "all"}
+            kind: {**_STREAMS[kind], "alerts": alerts, "drift": drift | SETTLE[kind], "emit": "all"}
             for kind in kinds
         },
     }
@@ -276,7 +277,9 @@ def collect(
         for output in outputs.get(topics.scored(kind), ()):
             scored = messages.decode(output.value, ScoredEvent)
             outcome.models_seen.add(scored.model_id)
-            if scored.incident_id is not None and scored.key is not None:
+            told = outcome.incidents.get(scored.incident_id or "")
+            # an incident of many keys says of none of them what it did
+            if told is not None and told.key_count == 1 and scored.key is not None:
                 span = (scored.window_start, scored.window_end)
                 outcome.alerted.setdefault(scored.key, []).append(span)
     return outcomes

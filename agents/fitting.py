@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.archiving import Quarantine
 from agents.encode import Encoder, feature_names
 from agents.keys import KeyTable, group
 from agents.labels import window_labels
@@ -15,6 +16,7 @@ from agents.pipeline import route_layout
 from agents.records import Records
 from agents.templates import mine
 from agents.window import Windows, make_windower
+from connectors.base import Partition
 from detectors import Budget
 from detectors.model import Model, WindowArrays
 from schemas.config import Route, Stream
@@ -38,7 +40,7 @@ def build_history(
     records: Sequence[Records],
     *,
     templates: tuple[str, ...] = (),
-    suspects: Sequence[NDArray[np.bool_]] | None = None,
+    quarantine: Quarantine | None = None,
 ) -> History:
     """Make windows of records that are held in memory.
 
@@ -48,14 +50,14 @@ def build_history(
         Decoded records, those of a partition in offset order.
     templates
         Log templates to keep; more are mined from the records.
-    suspects
-        For each of ``records`` which of its rows were judged anomalous while serving.
+    quarantine
+        The windows that were judged anomalous while serving.
     """
     if stream.of_type("text"):
         lines = (line for part in records for column in part.texts for line in column)
         templates = tuple(sorted({*templates, *mine(lines)}))
     numbers, categories = feature_names(stream)
-    parts: list[tuple[Windows, NDArray[np.int8], NDArray[np.bool_]]] = []
+    made: list[tuple[Partition, Windows, NDArray[np.int8]]] = []
     by_partition: dict[object, list[int]] = {}
     for index, part in enumerate(records):
         by_partition.setdefault(part.partition, []).append(index)
@@ -65,33 +67,29 @@ def build_history(
         windower = make_windower(stream, len(numbers), len(categories))
         for index in indices:
             part = records[index]
-            mark = np.zeros(len(part), dtype=bool) if suspects is None else suspects[index]
             slots = np.zeros(len(part), dtype=np.int64)
             if stream.key != "none":
                 slots = keys.assign(part.key)
             groups = group(slots)
             added = windower.add(part, encoder(part, groups), groups)
-            rows = added.windows.row
-            suspect = np.zeros(len(added.windows), dtype=bool) if rows is None else mark[rows]
-            parts.append((added.windows, window_labels(added.windows, [part]), suspect))
+            made.append((part.partition, added.windows, window_labels(added.windows, [part])))
         rest = windower.finish()
-        parts.append((rest, np.full(len(rest), -1, np.int8), np.zeros(len(rest), bool)))
+        made.append((records[indices[0]].partition, rest, np.full(len(rest), -1, np.int8)))
     labelled = [p for p in records if p.labels is not None]
-    if labelled and parts and parts[0][0].row is None:
+    if labelled and made and made[0][1].row is None:
         # windows of spans and sessions hold records of several fetches
-        parts = [(w, window_labels(w, labelled), s) for w, _, s in parts]
+        made = [(p, w, window_labels(w, labelled)) for p, w, _ in made]
+    made = [item for item in made if len(item[1])]
+    quarantine = quarantine or Quarantine()
     return History(
-        _join([w for w, _, _ in parts if len(w)], stream, numbers, categories),
-        np.concatenate([label for w, label, _ in parts if len(w)] or [np.zeros(0, np.int8)]),
-        np.concatenate([s for w, _, s in parts if len(w)] or [np.zeros(0, bool)]),
+        _join([windows for _, windows, _ in made], stream),
+        np.concatenate([labels for _, _, labels in made]),
+        np.concatenate([quarantine.holds(p, windows) for p, windows, _ in made]),
         templates,
     )
 
 
-def _join(
-    windows: Iterable[Windows], stream: Stream, numbers: list[str], categories: list[str]
-) -> WindowArrays:
-    windows = list(windows)
+def _join(windows: list[Windows], stream: Stream) -> WindowArrays:
     if not windows:
         msg = (
             "the history holds no complete window; give more of it, or shorten the window "
@@ -113,6 +111,7 @@ def fit_route(
     history: History,
     *,
     parent_id: str | None = None,
+    changed_at: int | None = None,
     seed: int = 0,
     device: str = "cpu",
     budget: Budget | None = None,
@@ -127,6 +126,7 @@ def fit_route(
         labels=history.labels[keep],
         templates=history.templates,
         parent_id=parent_id,
+        changed_at=changed_at,
         seed=seed,
         device=device,
         budget=budget,

@@ -1,21 +1,42 @@
-"""Incidents: anomalous windows of one key that belong together, opened within the budget."""
+"""Incidents: anomalous windows that belong together, opened within the budget.
+
+Those of one key belong together. So do those of many keys that became odd for the same reason at
+the same time: one change is one incident, however many keys feel it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from agents.explain import sentence
+from agents.explain import Why, sentence
+from agents.surge import KEYS, SPAN, Surges
 from schemas.messages import Contribution, Incident
 
 _DAY = 86_400e9
+_SURGE = None
+KEYS_TOLD = 100
+
+
+class Placed(NamedTuple):
+    """Where an anomaly belongs: its incident, if any, and what to publish about it.
+
+    ``surge`` tells whether many keys are odd for the same reason.
+    """
+
+    incident_id: str | None
+    messages: list[Incident]
+    surge: bool
 
 
 @dataclass(slots=True)
 class _Open:
     incident_id: str
-    key: str
+    keys: dict[str, None]
     opened_at: int
     first: int
     last: int
@@ -28,18 +49,23 @@ class _Open:
 class IncidentBook:
     """The incidents of one route in one partition.
 
-    The budget is a bucket of openings that fills with event time, ``per_day`` a day, and holds a
-    day's worth (at least one): an anomaly that finds it empty, or emptier than its rarity warrants,
-    opens nothing and is counted as suppressed. It still stands in the scored events.
+    Never more than ``per_day`` open within 24 hours of event time (a budget below one a day allows
+    one in so many days). An anomaly that finds the budget spent, or
+    so far spent that only rarer ones are worth the rest, opens nothing and is counted as
+    suppressed. It still stands in the scored events.
+
+    An anomaly goes to the open incident of its key, else to that of a surge which explains it,
+    else it opens one.
     """
 
     def __init__(self, stream: str, route: str, per_day: float, gap: int) -> None:
         self._stream, self._route, self._gap = stream, route, gap
-        self._per_day = per_day
-        self._capacity = max(1.0, per_day)
-        self._tokens = self._capacity
-        self._filled_at: int | None = None
-        self._open: dict[str, _Open] = {}
+        self._capacity = max(1, int(per_day))
+        self._span = int(self._capacity / per_day * _DAY)
+        self._openings: deque[int] = deque()
+        self._open: dict[str | None, _Open] = {}
+        # twice as many keys as the budget lets open incidents within the span are no chance
+        self._surges = Surges(max(KEYS, math.ceil(2 * per_day * SPAN / _DAY)), SPAN)
         self.opened = 0
         self.suppressed = 0
 
@@ -49,57 +75,67 @@ class IncidentBook:
         key: str,
         time: int,
         now: int,
+        score: float,
         p_value: float,
         threshold: float,
-        top: list[Contribution],
-    ) -> tuple[str | None, list[Incident]]:
-        """Take in an anomaly; return its incident, if any, and what to publish about it.
+        why: Why,
+    ) -> Placed:
+        """Take in an anomaly.
 
         ``now`` is the newest event time of the partition up to this window: an incident whose gap
         has passed by then is over, whether or not it has been closed yet.
         """
-        messages = []
-        found = self._open.get(key)
-        if found is not None and now - found.last > self._gap:
-            messages.append(self._message(self._open.pop(key), "closed"))
-            found = None
+        surge = self._surges.take(key, now, why.causes, score)
+        messages = self._close([key, _SURGE], now)
+        place = key if key in self._open or not surge else _SURGE
+        found = self._open.get(place)
         if found is None:
-            if not self._take_token(time, p_value / max(threshold, 1e-300)):
+            if not self._affords(time, p_value / max(threshold, 1e-300)):
                 self.suppressed += 1
-                return None, messages
-            found = _Open(self._id(event_id), key, time, time, time, 1, p_value, threshold, top)
-            self._open[key] = found
+                return Placed(None, messages, surge)
+            keys = {key: None}
+            name = self._id(event_id)
+            found = _Open(name, keys, time, time, time, 1, p_value, threshold, why.top)
+            self._open[place] = found
             self.opened += 1
-            return found.incident_id, [*messages, self._message(found, "open")]
+            return Placed(name, [*messages, self._message(found, "open")], surge)
         found.events += 1
         found.last = max(found.last, time)
-        worse = p_value < found.min_p
+        found.keys[key] = None
         before = _severity(found)
-        if worse:
-            found.min_p, found.top = p_value, top
+        if p_value < found.min_p:
+            found.min_p, found.top = p_value, why.top
         # a message for each doubling is enough to follow a long incident
         if found.events & (found.events - 1) == 0 or _severity(found) != before:
             messages.append(self._message(found, "updated"))
-        return found.incident_id, messages
+        return Placed(found.incident_id, messages, surge)
 
     def close_before(self, time: int) -> list[Incident]:
         """Close the incidents whose last event is more than the gap before ``time``."""
-        over = [k for k, found in self._open.items() if time - found.last > self._gap]
-        return [self._message(self._open.pop(key), "closed") for key in over]
+        return self._close(list(self._open), time)
 
     def finish(self) -> list[Incident]:
         """Close all incidents."""
         return self.close_before(2**62)
 
-    def _take_token(self, time: int, rarity: float) -> bool:
-        if self._filled_at is not None and time > self._filled_at:
-            earned = (time - self._filled_at) / _DAY * self._per_day
-            self._tokens = min(self._capacity, self._tokens + earned)
-        self._filled_at = max(time, self._filled_at or time)
-        # the emptier the bucket, the rarer an anomaly must be: the last ones go to the worst
-        if self._tokens < 1.0 or rarity > self._tokens / self._capacity:
+    def _close(self, places: Iterable[str | None], now: int) -> list[Incident]:
+        messages = []
+        for place in places:
+            found = self._open.get(place)
+            if found is not None and now - found.last > self._gap:
+                messages.append(self._message(self._open.pop(place), "closed"))
+        return messages
+
+    def _affords(self, time: int, rarity: float) -> bool:
+        """Tell whether an incident may open, and if so count it."""
+        time = max(time, self._openings[-1]) if self._openings else time
+        while self._openings and self._openings[0] <= time - self._span:
+            self._openings.popleft()
+        # the less is left, the rarer an anomaly must be: the last openings go to the worst
+        left = 1.0 - len(self._openings) / self._capacity
+        if left <= 0 or rarity > left:
             return False
-        self._tokens -= 1.0
+        self._openings.append(time)
         return True
 
     def _id(self, event_id: str) -> str:
@@ -108,20 +144,23 @@ class IncidentBook:
 
     def _message(self, found: _Open, state: Literal["open", "updated", "closed"]) -> Incident:
         count = "1 window" if found.events == 1 else f"{found.events} windows"
+        keys = [key for key in found.keys if key]
+        who = keys[0] if len(keys) == 1 else f"{len(keys)} keys at once" if keys else ""
         return Incident(
             incident_id=found.incident_id,
             state=state,
             severity=_severity(found),
             stream=self._stream,
             route=self._route,
-            keys=[found.key] if found.key else [],
+            keys=keys[:KEYS_TOLD],
+            key_count=len(keys),
             opened_at=found.opened_at,
             first_event=found.first,
             last_event=found.last,
             events=found.events,
             min_p_value=found.min_p,
             top=found.top,
-            summary=f"{self._stream} {found.key}: {sentence(found.top)}, {count}",
+            summary=f"{self._stream} {who}".rstrip() + f": {sentence(found.top)}, {count}",
         )
 
 

@@ -14,6 +14,7 @@ from agents.encode import Encoder, feature_names
 from agents.incident import IncidentBook
 from agents.keys import KeyTable, group
 from agents.records import Records
+from agents.templates import code_of
 from agents.watch import Watcher
 from agents.window import Windows, make_windower
 from connectors.base import Fetch, Partition
@@ -44,6 +45,7 @@ class RouteState:
         self.asked_for_model = False
         self.unscored = 0
         self.model_id: str | None = None
+        self.templates: dict[int, str] = {}
         self.decider: Decider
         self.watcher: Watcher
 
@@ -53,6 +55,7 @@ class RouteState:
             return
         self.model_id = model.model_id
         rate = model.description.windows_per_day / self._partitions
+        self.templates = {code_of(text): text for text in model.description.templates}
         self.decider = Decider(model.calibration, rate, self._per_day)
         self.watcher = Watcher(self._stream.drift, model)
 

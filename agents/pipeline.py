@@ -13,12 +13,13 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from agents.account import Ledger
-from agents.archiving import archive_table
+from agents.archiving import archive_table, quarantine_table
 from agents.decode import Decoder
 from agents.encode import feature_names
-from agents.explain import contributions
+from agents.explain import reasons
 from agents.partition import PartitionState, RouteState
 from agents.publish import Envelope, EventIds, Judged, emitted, scored_events
 from agents.records import Floats, Records
@@ -61,11 +62,14 @@ class Result:
         The next offset of each partition, to be committed once the outputs are safe.
     archive
         Records to keep for training, by stream and partition.
+    quarantine
+        Which windows of theirs were anomalous.
     """
 
     outputs: list[Output] = field(default_factory=list)
     positions: dict[Partition, int] = field(default_factory=dict)
     archive: list[tuple[str, Partition, pa.Table]] = field(default_factory=list)
+    quarantine: list[tuple[str, Partition, pa.Table]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -73,7 +77,6 @@ class _Pending:
     state: PartitionState
     windows: Windows
     records: Records | None
-    suspect: set[int] = field(default_factory=set)
 
 
 class Pipeline:
@@ -181,7 +184,7 @@ class Pipeline:
         self._judge(pending, result)
         for item in pending:
             if item.state.stream.archive and item.records is not None and len(item.records):
-                table = archive_table(item.state.stream, item.records, item.suspect)
+                table = archive_table(item.state.stream, item.records)
                 result.archive.append((item.state.name, item.state.partition, table))
         return result
 
@@ -281,9 +284,7 @@ class Pipeline:
             dict(zip(out, names, strict=True)),
         )
         if len(anomalies):
-            self._explain(state, route, model, judged, anomalies.tolist(), result)
-            if windows.row is not None:
-                item.suspect.update(windows.row[anomalies].tolist())
+            self._explain(state, route, model, judged, anomalies, result)
         if self.observe is not None:
             self.observe(state, label, judged)
         result.outputs += scored_events(
@@ -308,29 +309,41 @@ class Pipeline:
         route: RouteState,
         model: Model,
         judged: Judged,
-        anomalies: list[int],
+        anomalies: NDArray[np.intp],
         result: Result,
     ) -> None:
         """Explain anomalies and gather them into incidents."""
         newest = np.maximum(np.maximum.accumulate(judged.windows.end), route.newest)
-        few = judged.windows.select(np.array(anomalies))
-        sensitive = [n for n, f in state.stream.fields.items() if f.sensitive]
-        layout = model.description.layout
-        tops = contributions(layout, few, model.explain(_arrays(few)), sensitive)
-        for index, top in zip(anomalies, tops, strict=True):
-            judged.contributions[index] = top
-            incident_id, messages = route.incidents.add(
+        few = judged.windows.select(anomalies)
+        whys = reasons(
+            model.description.layout,
+            few,
+            model.explain(_arrays(few)),
+            records=judged.records,
+            fields=state.stream.of_type("category"),
+            templates=route.templates,
+            sensitive=[n for n, f in state.stream.fields.items() if f.sensitive],
+        )
+        surge = np.zeros(len(few), dtype=bool)
+        for position, (index, why) in enumerate(zip(anomalies.tolist(), whys, strict=True)):
+            judged.contributions[index] = why.top
+            placed = route.incidents.add(
                 judged.ids[index],
                 judged.windows.key[index],
                 int(judged.windows.end[index]),
                 int(newest[index]),
+                float(judged.scores[index]),
                 float(judged.verdicts.p_value[index]),
                 float(judged.verdicts.threshold[index]),
-                top,
+                why,
             )
-            if incident_id is not None:
-                judged.incidents[index] = incident_id
-            result.outputs += map(self._envelope.incident, messages)
+            surge[position] = placed.surge
+            if placed.incident_id is not None:
+                judged.incidents[index] = placed.incident_id
+            result.outputs += map(self._envelope.incident, placed.messages)
+        if state.stream.archive:
+            table = quarantine_table(state.partition, few, surge)
+            result.quarantine.append((state.name, state.partition, table))
 
     def _watch(
         self,

@@ -9,6 +9,7 @@ import msgspec
 import pyarrow as pa
 import structlog
 
+from agents.archiving import quarantine_archive, record_archive
 from agents.monitor import Monitor
 from agents.pipeline import Pipeline, Result
 from agents.publish import Envelope
@@ -54,13 +55,16 @@ class PipelineHandler:
         self.pipeline = Pipeline(config, time.time_ns)
         self._device = pick_device(config.scoring.device)
         self._registry = Registry(storage)
-        self._archives = {name: Archive(storage, name) for name in config.streams}
+        self._archives = {
+            name: (record_archive(storage, name), quarantine_archive(storage, name))
+            for name in config.streams
+        }
         self._envelope = Envelope(self.pipeline.topics)
         self._monitor = monitor
         self._now = now
         self._done: dict[Partition, int] = {}
         self._wanted: dict[tuple[str, str], str] = {}
-        self._rows: dict[tuple[str, Partition], list[pa.Table]] = {}
+        self._rows: dict[tuple[Archive, Partition], list[pa.Table]] = {}
         self._archived_at = self._accounted_at = now()
         for (stream, route), model in self._registry.champions(
             list(self.pipeline.layouts), device=self._device
@@ -151,14 +155,16 @@ class PipelineHandler:
 
     def _keep(self, result: Result) -> None:
         for stream, partition, table in result.archive:
-            self._rows.setdefault((stream, partition), []).append(table)
+            self._rows.setdefault((self._archives[stream][0], partition), []).append(table)
+        for stream, partition, table in result.quarantine:
+            self._rows.setdefault((self._archives[stream][1], partition), []).append(table)
         waiting = sum(t.num_rows for tables in self._rows.values() for t in tables)
         if waiting >= ARCHIVE_ROWS or self._now() - self._archived_at > ARCHIVE_SECONDS:
             self._flush_archive()
 
     def _flush_archive(self) -> None:
-        for (stream, partition), tables in self._rows.items():
-            self._archives[stream].append(partition, pa.concat_tables(tables))
+        for (archive, partition), tables in self._rows.items():
+            archive.append(partition, pa.concat_tables(tables))
         self._rows = {}
         self._archived_at = self._now()
 

@@ -6,14 +6,16 @@ import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
-import numpy as np
-import pyarrow as pa
 import structlog
 
-from agents.archiving import archived_records
+from agents.archiving import (
+    Quarantine,
+    archived_records,
+    quarantine_archive,
+    record_archive,
+)
 from agents.fitting import build_history, fit_route
 from agents.registry import Registry
-from connectors.archive import Archive
 from connectors.base import Fetch, Output, Partition
 from connectors.kafka.handler import Batch
 from connectors.storage import Storage
@@ -119,23 +121,29 @@ class Trainer:
         if stream is None or request.route not in routes:
             msg = f"request {request.request_id}: no route {request.stream}/{request.route} here"
             raise EddyError(msg)
-        table = Archive(self._storage, request.stream).read(limit_records=RECORDS)
+        table = record_archive(self._storage, request.stream).read(limit_records=RECORDS)
         if not table.num_rows:
             msg = f"{request.stream}: the archive at {self._storage.uri} is empty"
             raise EddyError(msg)
         records = archived_records(stream, table)
-        suspects = _suspects(table, records_order=[r.partition for r in records])
+        suspects = quarantine_archive(self._storage, request.stream).read()
         templates: tuple[str, ...] = ()
         if champion is not None:
             parent = self._registry.load(request.stream, request.route, champion)
             templates = parent.description.templates
-        history = build_history(stream, records, templates=templates, suspects=suspects)
+        history = build_history(
+            stream,
+            records,
+            templates=templates,
+            quarantine=Quarantine(suspects, request.changed_at),
+        )
         return fit_route(
             request.stream,
             stream,
             routes[request.route],
             history,
             parent_id=champion,
+            changed_at=request.changed_at,
             seed=self._seed,
             device=self._device,
             budget=self._budget,
@@ -170,16 +178,3 @@ def model_output(topics: Topics, event: ModelEvent) -> Output:
     # a rejection must not displace the champion that workers look for when they start
     key = f"{event.stream}/{event.route}/{event.stage}"
     return Output(topics.models, key.encode(), messages.encode(event))
-
-
-def _suspects(table: pa.Table, records_order: list[Partition]) -> list[np.ndarray]:
-    topics = table["topic"].to_numpy(zero_copy_only=False)
-    numbers = table["partition"].to_numpy()
-    offsets = table["offset"].to_numpy()
-    suspect = table["suspect"].to_numpy(zero_copy_only=False).astype(bool)
-    marks = []
-    for topic, number in records_order:
-        rows = np.flatnonzero((topics == topic) & (numbers == number))
-        rows = rows[np.argsort(offsets[rows], kind="stable")]
-        marks.append(suspect[rows])
-    return marks

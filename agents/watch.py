@@ -10,6 +10,7 @@ other: each of them alone cries wolf on its own kind of noise.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,15 +32,22 @@ from schemas.messages import RetrainRequest
 NOT_WATCHED = ("gap", "time_of_day_sin", "time_of_day_cos")  # they go round by themselves
 AGREE_WITHIN = 8
 FARTHEST = 20.0
+REMEMBERED = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A confirmed drift: of what, and the level that showed it against the usual one."""
+    """A confirmed drift: of what, and the level that showed it against the usual one.
+
+    ``changed_at`` is the event time, in ns, since when the new level seems to hold, and ``blocks``
+    how many blocks that is.
+    """
 
     signal: str
     statistic: float
     reference: float
+    changed_at: int
+    blocks: int
 
 
 class _Signal:
@@ -57,17 +65,19 @@ class _Signal:
             self._tests.append(drift.KSWIN(alpha=delta / 4, window_size=60, stat_size=20, seed=0))
         self._spoke = [-(10**9)] * len(self._tests)
         self._blocks = 0
+        self._recent: deque[tuple[int, float]] = deque(maxlen=REMEMBERED)
         # the history is what changes are measured against, so let the tests see some of it
         for value in np.random.default_rng(0).normal(size=30):
             for test in self._tests:
                 test.update(float(value))
 
-    def update(self, value: float) -> Finding | None:
-        """Take in the level of a block."""
+    def update(self, value: float, time: int) -> Finding | None:
+        """Take in the level of a block that ended at ``time``."""
         self._blocks += 1
         reference = self._reference
         standard = (value - reference.mean) / reference.spread
         standard = float(np.clip(standard, -FARTHEST, FARTHEST))
+        self._recent.append((time, standard))
         for index, test in enumerate(self._tests):
             test.update(standard)
             if test.drift_detected:
@@ -75,7 +85,20 @@ class _Signal:
         if sum(self._blocks - at < AGREE_WITHIN for at in self._spoke) < 2:
             return None
         self._spoke = [-(10**9)] * len(self._tests)
-        return Finding(self.name, value, reference.mean)
+        return Finding(self.name, value, reference.mean, *self._changed_at())
+
+    def _changed_at(self) -> tuple[int, int]:
+        """Find since when the level has been another: least squares with one break (Bai 1994).
+
+        Returns its time, and how many blocks ago that was.
+        """
+        times, levels = zip(*self._recent, strict=True)
+        values = np.array([0.0, *levels])  # before all this the level was that of the reference
+        before = np.arange(1, len(values))
+        total = np.cumsum(values)
+        gap = total[:-1] / before - (total[-1] - total[:-1]) / (len(values) - before)
+        first = int(np.argmax(gap**2 * before * (len(values) - before)))
+        return int(times[max(first - 1, 0)]), len(times) - first
 
 
 class Watcher:
@@ -93,10 +116,12 @@ class Watcher:
         }
         self._rows: list[Floats] = []
         self._waiting = 0
+        self._found: Finding | None = None
+        self._settling = 0
         self._last_request: int | None = None
 
     def __call__(self, windows: WindowArrays, scores: Floats) -> list[tuple[Finding, int]]:
-        """Take in consecutive windows; return confirmed drifts with their event times."""
+        """Take in consecutive windows; return drifts to act upon, and at what event time."""
         if not self._config.enabled or not len(windows):
             return []
         values = signals(windows, scores)
@@ -116,18 +141,21 @@ class Watcher:
         self._rows, self._waiting = [], 0
         findings = []
         for index, signal in self._signals.items():
-            finding = None if np.isnan(levels[index]) else signal.update(float(levels[index]))
+            finding = None if np.isnan(levels[index]) else signal.update(float(levels[index]), time)
             if finding is not None:
                 findings.append(finding)
-        if not findings:
-            return []
+        self._settling -= 1
+        if self._found is None and findings:
+            self._found = findings[0]
+            self._settling = self._config.settle // BLOCK - self._found.blocks
         cooling = self._last_request is not None and (
             time - self._last_request < int(self._config.cooldown)
         )
-        if cooling:
+        if self._found is None or self._settling > 0 or cooling:
             return []
+        found, self._found = self._found, None
         self._last_request = time
-        return [(findings[0], time)]
+        return [(found, time)]
 
 
 def drift_request(
@@ -144,6 +172,7 @@ def drift_request(
         threshold=finding.reference,
         data_from=data_from,
         data_to=time,
+        changed_at=finding.changed_at,
         model_id=model_id,
         requested_at=time,
     )

@@ -1,6 +1,6 @@
-"""The archive: decoded records kept for training, as Parquet files of one offset range each.
+"""The archive: what is kept for training, as Parquet files of one offset range each.
 
-In: tables of records of one partition. Out: a table of the newest records asked for. A file is
+In: tables of rows of one partition. Out: a table of the newest records asked for. A file is
 named by the offsets it holds, so that a worker which archives a range again, after a crash,
 overwrites the file; ranges that merely overlap are cleared of doubles when read.
 """
@@ -8,6 +8,7 @@ overwrites the file; ranges that merely overlap are cleared of doubles when read
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,8 @@ MANDATORY = {
     "offset": pa.int64(),
     "time": pa.int64(),
 }
+POSITION = ("topic", "partition", "offset")
+INDEX = "__index__"
 NAME = re.compile(r"/(\d{20})-(\d{20})\.parquet$")
 
 # How much one writer appends, as a part of the whole, before it looks at the size again. Looking
@@ -44,7 +47,7 @@ class _File(NamedTuple):
 
 
 class Archive:
-    """The archived records of a stream.
+    """The archived records of a stream, or what else belongs to positions in it.
 
     Parameters
     ----------
@@ -52,14 +55,27 @@ class Archive:
         Where the files are.
     stream
         Name of the stream.
+    folder
+        Where on the storage they are.
+    identity
+        Columns that tell rows of one offset apart: a message can hold several records.
     max_bytes
         Size of all files, beyond which those written first are deleted. Several workers that
         append at once may together exceed it by 5 % each.
     """
 
-    def __init__(self, storage: Storage, stream: str, max_bytes: int = 2 << 30) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        stream: str,
+        *,
+        folder: str = "archive",
+        identity: Sequence[str] = (),
+        max_bytes: int = 2 << 30,
+    ) -> None:
         self._storage = storage
-        self._prefix = f"archive/{stream}"
+        self._prefix = f"{folder}/{stream}"
+        self._identity = [*POSITION, *identity]
         self._max_bytes = max_bytes
         self._unchecked = max_bytes  # look at the first append
 
@@ -213,11 +229,22 @@ class Archive:
                 "read only later records, or delete the older files"
             )
             raise DataError(msg) from error
-        table = _distinct(table)
+        table = self._distinct(table)
         if limit_records is not None and table.num_rows > limit_records:
             latest = np.argsort(table["time"].to_numpy(), kind="stable")[-limit_records:]
             table = table.take(np.sort(latest))
         return table
+
+    def _distinct(self, table: pa.Table) -> pa.Table:
+        """Order rows by topic, partition and offset, and keep the first of equal ones."""
+        if not table.num_rows:
+            return table
+        index = pa.array(np.arange(table.num_rows))
+        names = [name for name in self._identity if name in table.column_names]
+        groups = table.select(names).append_column(INDEX, index).group_by(names)
+        first = groups.aggregate([(INDEX, "min")])[f"{INDEX}_min"]
+        kept = table.take(first.combine_chunks().sort())
+        return kept.sort_by([(name, "ascending") for name in POSITION])
 
     def _prune(self) -> None:
         """Delete the files written first, until the rest is within the bound."""
@@ -238,19 +265,3 @@ def _between(table: pa.Table, since_ns: int | None, until_ns: int | None) -> pa.
     if until_ns is not None:
         keep &= time < until_ns
     return table if keep.all() else table.filter(pa.array(keep))
-
-
-def _distinct(table: pa.Table) -> pa.Table:
-    """Order records by topic, partition and offset, and keep the first of equal ones."""
-    topics = table["topic"].combine_chunks().dictionary_encode()
-    # codes in the order of the names
-    rank = np.argsort(np.argsort(topics.dictionary.to_numpy(zero_copy_only=False)))
-    topic = rank[topics.indices.to_numpy()] if len(topics) else np.zeros(0, np.int64)
-    partition, offset = table["partition"].to_numpy(), table["offset"].to_numpy()
-    order = np.lexsort((offset, partition, topic))
-    same = np.zeros(len(order), bool)
-    if len(order):
-        same[1:] = np.logical_and.reduce(
-            [np.diff(column[order]) == 0 for column in (topic, partition, offset)]
-        )
-    return table.take(order[~same])

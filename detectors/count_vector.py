@@ -12,7 +12,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from detectors.batch import PAD, WindowBatch
+from detectors.batch import NEW, PAD, WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
 from detectors.scores import Explain, Scores
@@ -24,6 +24,9 @@ LEAST_WEIGHT = 0.1
 REPETITIVE = 0.9
 """Share of sessions with an exact twin from which on ``tolerance`` applies. Among sessions that
 do not repeat, every distance is positive and a dead zone would only destroy their order."""
+
+ENOUGH_UNIQUE = 30
+"""Unique sessions below which their distances say nothing about what else may turn up."""
 
 BLOCK = 512
 """Rows of the distance matrix computed at once: 16 MB at 4,096 remembered vectors."""
@@ -55,6 +58,10 @@ class CountVector(Detector):
     tolerance
         Where sessions repeat, the distance that counts as none, in medians of the distances of
         the fit's unique sessions to the rest; 0 tells everything apart.
+    transitions
+        Whether order counts: each pair of known events that never followed each other in the fit
+        adds as much as one doubling of the length. For logs of one thread at a time; where lines
+        of several are mixed, any order turns up.
 
     Shapes
     ------
@@ -64,9 +71,9 @@ class CountVector(Detector):
     References
     ----------
     Landauer, Skopik and Wurzenberger 2024, *A critical review of common log data sets used for
-    evaluation of sequence-based anomaly detection techniques* (new events, lengths and event
-    count vector clustering). Survey: Pang et al. 2020, section 5.2.1, distance-based measures.
-    Adaptations: weights by surprise, logarithmic counts, one continuous score, tolerance.
+    evaluation of sequence-based anomaly detection techniques* (new events, lengths, event
+    count vector clustering, new 2-grams). Survey: Pang et al. 2020, section 5.2.1, distance-based
+    measures. Adaptations: weights by surprise, logarithmic counts, one continuous score, tolerance.
     """
 
     caps = Capabilities(
@@ -87,6 +94,7 @@ class CountVector(Detector):
 
         memory: Annotated[int, msgspec.Meta(ge=1)] = 4096
         tolerance: Annotated[float, msgspec.Meta(ge=0)] = 2.0
+        transitions: bool = False
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         if data.fields != 1 or data.features:
@@ -101,6 +109,7 @@ class CountVector(Detector):
         self._codes[PAD] = 0
         self._vectors = data.cat.new_zeros(0, vocab)
         self._frequency = data.cat.new_zeros(0)
+        self._followed = data.cat.new_zeros(0)
         self._add(data)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
@@ -122,6 +131,9 @@ class CountVector(Detector):
         self._weigh(self._vectors, self._frequency)
         self._derive()
         self._tolerated = self._tolerance()
+        if self.config.transitions:
+            pairs, real = self._pairs(data)
+            self._followed = torch.unique(torch.cat([self._followed, pairs[real]]))
 
     def _most_frequent(self, frequency: Tensor) -> Tensor:
         """Rows to remember; their order is that of random keys, so ties are broken at random."""
@@ -145,7 +157,7 @@ class CountVector(Detector):
     def _tolerance(self) -> Tensor:
         """Return the distance that counts as none."""
         single = self._frequency == 1
-        if not 0 < single.sum() <= (1 - REPETITIVE) * self._frequency.sum():
+        if not ENOUGH_UNIQUE <= single.sum() <= (1 - REPETITIVE) * self._frequency.sum():
             return torch.zeros_like(self._longest)
         _, squares = self._nearest(self._points[single], own=single.nonzero().squeeze(1))
         return squares.sqrt().median() * float(self.config.tolerance)
@@ -169,6 +181,21 @@ class CountVector(Detector):
         counts = counts.view(len(data), vocab)
         counts[:, PAD] = 0
         return counts
+
+    def _pairs(self, data: WindowBatch) -> tuple[Tensor, Tensor]:
+        """Code each step with the one before it, ``[B, T - 1]``, and mark pairs of known events."""
+        before, after = data.cat[:, :-1, 0], data.cat[:, 1:, 0]
+        real = data.mask[:, :-1] & data.mask[:, 1:] & (before != NEW) & (after != NEW)
+        return before * len(self._codes) + after, real
+
+    def _unfollowed(self, data: WindowBatch) -> Tensor:
+        """Mark the steps ``[B, T]`` whose event never followed the one before it in the fit."""
+        found = torch.zeros_like(data.mask)
+        if len(self._followed):
+            pairs, real = self._pairs(data)
+            place = torch.searchsorted(self._followed, pairs).clamp(max=len(self._followed) - 1)
+            found[:, 1:] = real & (self._followed[place] != pairs)
+        return found
 
     def _nearest(self, points: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Index ``[U]`` of the nearest remembered point and the squared distance to it.
@@ -198,14 +225,17 @@ class CountVector(Detector):
         outside = (length - self._longest).clamp(min=0) + (self._shortest - length).clamp(min=0)
         squares = squares + (self._length_weight * outside).square()
         distance = (squares.sqrt() - self._tolerated).clamp(min=0)
-        score = points.new_zeros(len(first)).index_copy_(0, new, distance)
+        score = points.new_zeros(len(first)).index_copy_(0, new, distance)[which]
+        disorder = self._length_weight.square() * self._unfollowed(data)
+        total = (score.square() + disorder.sum(dim=1)).sqrt()
         if explain == "none":
-            return Scores(score[which].float())
+            return Scores(total.float())
         surplus = (points - self._points[nearest]).clamp(min=0).square() / vectors[new].clamp(min=1)
         surplus *= (distance / squares.clamp(min=torch.finfo(torch.float32).tiny)).unsqueeze(1)
         share = torch.zeros_like(vectors, dtype=surplus.dtype).index_copy_(0, new, surplus)
-        step = share[which.unsqueeze(1), data.cat[:, :, 0]].float()
-        return Scores(score[which].float(), step, step.unsqueeze(2).clone())
+        step = share[which.unsqueeze(1), data.cat[:, :, 0]] * score.unsqueeze(1) + disorder
+        step = (step / total.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)).float()
+        return Scores(total.float(), step, step.unsqueeze(2).clone())
 
     def _state(self) -> dict[str, Tensor]:
         return {
@@ -213,6 +243,7 @@ class CountVector(Detector):
             "vectors": self._vectors,
             "frequency": self._frequency,
             "weight": self._weight,
+            "followed": self._followed,
             "lengths": torch.stack([self._shortest, self._longest, self._length_weight]),
             "tolerated": self._tolerated,
         }
@@ -220,6 +251,7 @@ class CountVector(Detector):
     def _restore(self, state: dict[str, Tensor]) -> None:
         self._codes, self._vectors = state["codes"], state["vectors"]
         self._frequency, self._weight = state["frequency"], state["weight"]
+        self._followed = state["followed"]
         self._shortest, self._longest, self._length_weight = state["lengths"]
         self._tolerated = state["tolerated"]
         self._derive()

@@ -34,6 +34,7 @@ SCORE_FLOOR = 0.1
 CALIBRATION_SHARE = 0.3
 FULL, PARTIAL = "full", "partial"
 CALIBRATION_SIZE = 8192
+BEFORE_LEAST = 1000
 FIT_SIZE = 100_000
 
 
@@ -182,11 +183,15 @@ class Model:
         labels: NDArray[np.int8] | None = None,
         templates: tuple[str, ...] = (),
         parent_id: str | None = None,
+        changed_at: int | None = None,
         seed: int = 0,
         device: str = "cpu",
         budget: Budget | None = None,
     ) -> Model:
         """Fit on the older windows and calibrate on the newer ones, which the fit never sees.
+
+        Where the stream ``changed_at`` some time, both are taken from before and from after it,
+        and what came before does not outweigh what came after.
 
         Raises
         ------
@@ -201,9 +206,13 @@ class Model:
             raise DataError(msg)
         marks = np.full(len(windows), -1, dtype=np.int8) if labels is None else labels
         order = np.argsort(windows.time, kind="stable")
-        held = _held_out(windows.length[order] < layout.steps)
-        older = _spread(order[~held], FIT_SIZE, keep=marks == 1)
-        newer = order[held][marks[order[held]] != 1]
+        short = windows.length[order] < layout.steps
+        change = 0 if changed_at is None else int(np.searchsorted(windows.time[order], changed_at))
+        held = np.concatenate([_held_out(short[:change]), _held_out(short[change:])])
+        anomalous = marks == 1
+        fitted_on = _up_to_date(order, ~held, change, keep=anomalous)
+        older = _spread(fitted_on, FIT_SIZE, keep=anomalous)
+        newer = _up_to_date(order, held & ~anomalous[order], change)
         real = np.arange(layout.steps) < windows.length[order[~held], None]
         codes = windows.cat[order[~held]][real]
         first, last = int(windows.time[order[0]]), int(windows.time[order[-1]])
@@ -359,6 +368,18 @@ def _held_out(partial: NDArray[np.bool_]) -> NDArray[np.bool_]:
     short = np.flatnonzero(partial)
     held[short[:: max(1, round(1 / CALIBRATION_SHARE))]] = True
     return held
+
+
+def _up_to_date(
+    order: NDArray[np.int64],
+    chosen: NDArray[np.bool_],
+    change: int,
+    keep: NDArray[np.bool_] | None = None,
+) -> NDArray[np.int64]:
+    """Take the chosen windows, of those before position ``change`` as many as after it."""
+    before, after = order[:change][chosen[:change]], order[change:][chosen[change:]]
+    limit = max(len(after), BEFORE_LEAST)
+    return np.concatenate([_spread(before, limit, keep), after])
 
 
 def _spread(

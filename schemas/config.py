@@ -125,11 +125,13 @@ class Drift(_Strict, frozen=True, kw_only=True):
     """Watching inputs and scores for change.
 
     ``false_alarm_every`` is the wished-for mean time between false alarms, in windows of a
-    partition; ``cooldown`` the least event time between two requests.
+    partition; ``settle`` how many windows of a partition must have followed the change, so that
+    there is something to learn from; ``cooldown`` the least event time between two requests.
     """
 
     enabled: bool = True
     false_alarm_every: Positive = 1_000_000
+    settle: Annotated[int, Meta(ge=0)] = 1_000
     cooldown: Duration = Duration(6 * 3600 * SECOND)
 
 

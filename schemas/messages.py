@@ -102,7 +102,11 @@ class ScoredEvent(Message, frozen=True, kw_only=True):
 
 
 class Incident(Message, frozen=True, kw_only=True):
-    """Anomalous windows of one key that belong together: what a person is alerted of."""
+    """Anomalous windows that belong together: what a person is alerted of.
+
+    They are of one key, or of many keys that became odd for the same reason at the same time;
+    ``keys`` names the first hundred of the ``key_count``.
+    """
 
     incident_id: str
     state: Literal["open", "updated", "closed"]
@@ -110,6 +114,7 @@ class Incident(Message, frozen=True, kw_only=True):
     stream: str
     route: str
     keys: list[str]
+    key_count: int = 1
     opened_at: int
     first_event: int
     last_event: int
@@ -120,7 +125,11 @@ class Incident(Message, frozen=True, kw_only=True):
 
 
 class RetrainRequest(Message, frozen=True, kw_only=True):
-    """A wish for a new model; equal wishes have equal ``request_id``."""
+    """A wish for a new model; equal wishes have equal ``request_id``.
+
+    ``changed_at`` is the event time since when the stream seems to have been another, if that is
+    the reason.
+    """
 
     request_id: str
     stream: str
@@ -131,6 +140,7 @@ class RetrainRequest(Message, frozen=True, kw_only=True):
     threshold: float | None = None
     data_from: int
     data_to: int
+    changed_at: int | None = None
     model_id: str | None
     requested_at: int
 

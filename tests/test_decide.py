@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from agents.decide import BLOCK, Decider
-from agents.incident import IncidentBook
 from agents.records import Floats
 from agents.tail import Tail
 
@@ -70,21 +69,3 @@ def test_verdicts_do_not_depend_on_batches() -> None:
     cuts = [0, 1, 700, 701, 2500, n]
     p = [pieces(scores[a:b], times[a:b], partial[a:b]).p_value for a, b in itertools.pairwise(cuts)]
     np.testing.assert_array_equal(np.concatenate(p), whole.p_value)
-
-
-def test_the_budget_of_incidents_is_kept() -> None:
-    book = IncidentBook("s", "r", per_day=5.0, gap=60 * 10**9)
-    for i in range(5000):  # two days of anomalies of ever new keys
-        time = i * 2 * DAY // 5000
-        book.add(f"e{i}", f"key-{i}", time, time, 1e-12, 1e-3, [])
-    assert 10 <= book.opened <= 15
-    assert book.opened + book.suppressed == 5000
-
-
-def test_windows_of_one_key_make_one_incident() -> None:
-    book = IncidentBook("s", "r", per_day=5.0, gap=60 * 10**9)
-    found = [book.add(f"e{i}", "k", i * 10**9, i * 10**9, 1e-6, 1e-3, []) for i in range(8)]
-    assert len({incident_id for incident_id, _ in found}) == 1
-    states = [m.state for _, published in found for m in published]
-    assert states == ["open", "updated", "updated", "updated"]
-    assert [m.state for m in book.finish()] == ["closed"]

@@ -1,0 +1,60 @@
+"""Surges: what many keys do at once is a change, what one key does is an anomaly."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+KEYS = 5
+SPAN = 6 * 3600 * 10**9  # ns
+BEYOND = 1.5
+REMEMBERED = 256
+CAUSES = 4096
+
+
+@dataclass(slots=True)
+class _Cause:
+    """The keys that were odd for one reason, by when last, and how odd the windows were."""
+
+    keys: dict[str, int] = field(default_factory=dict)
+    scores: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+
+
+class Surges:
+    """Main causes for which many keys of a partition have been odd within a span of event time.
+
+    Parameters
+    ----------
+    keys
+        How many keys make a surge; more than one expects by chance within the span.
+    span
+        For how long an odd window counts, ns.
+    """
+
+    def __init__(self, keys: int, span: int) -> None:
+        self._keys, self._span = keys, span
+        self._causes: dict[str, _Cause] = {}
+
+    def take(self, key: str, now: int, causes: Mapping[str, float], score: float) -> bool:
+        """Take in an odd window; tell whether a surge explains it.
+
+        It does if many keys share one of its main ``causes``, and the ``score`` is not far beyond
+        theirs.
+        """
+        most = max(causes.values(), default=0.0)
+        taken = [self._count(name, key, now, score) for name in causes if causes[name] >= most / 2]
+        return any(taken)
+
+    def _count(self, name: str, key: str, now: int, score: float) -> bool:
+        cause = self._causes.pop(name, None) or _Cause()
+        self._causes[name] = cause  # the causes seen last stand last
+        while len(self._causes) > CAUSES:
+            del self._causes[next(iter(self._causes))]
+        cause.keys.pop(key, None)
+        cause.keys[key] = now
+        while len(cause.keys) > self._keys or now - next(iter(cause.keys.values())) > self._span:
+            del cause.keys[next(iter(cause.keys))]
+        usual = sorted(cause.scores)[int(0.9 * len(cause.scores))] if cause.scores else score
+        cause.scores.append(score)
+        return len(cause.keys) == self._keys and score <= BEYOND * usual

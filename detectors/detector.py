@@ -1,8 +1,8 @@
 """The contract of every detector.
 
 A detector learns what is normal from windows (``fit``) and then says how far a window is from it
-(``score``): larger is more anomalous, always. It is a pure function of its state: it never reads a
-clock, a topic or the environment, and scoring changes nothing. Thresholds, p-values and alerts are
+(``score``): larger is more anomalous, always. It is a pure function of its state: scoring never
+reads a clock, a topic or the environment, and changes nothing. Thresholds, p-values and alerts are
 not its business.
 
 A new detector is one file with a subclass of :class:`Detector` and one line in
@@ -11,6 +11,7 @@ A new detector is one file with a subclass of :class:`Detector` and one line in
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,14 +52,14 @@ class Budget:
 
 @dataclass
 class FitReport:
-    """What a fit did.
+    """What a fit, or the latest update after it, did.
 
     Attributes
     ----------
     losses
         Mean training loss of each epoch; empty where nothing is trained.
     windows, trimmed
-        Windows learned from, and windows left out as too unlike the rest.
+        Windows given since the fit began, and windows left out as too unlike the rest.
     stopped
         Why training ended: ``epochs``, ``early stop``, ``budget`` or ``closed form``.
     seconds
@@ -157,6 +158,7 @@ class Detector(ABC):
         LabelsError
             If labels are needed and fewer than ``caps.min_labels`` anomalies are given.
         """
+        began = time.perf_counter()
         batch = as_batch(windows)
         self._check_kind(batch)
         marks = self._check_labels(batch, labels, self.caps.min_labels)
@@ -173,6 +175,7 @@ class Detector(ABC):
             raise
         finally:
             torch.set_rng_state(generator_state)
+        self.report.seconds = time.perf_counter() - began
         return self
 
     def partial_fit(
@@ -190,15 +193,18 @@ class Detector(ABC):
         if self.caps.partial_fit == "none":
             msg = f"{self.caps.name}: cannot learn incrementally; call fit() on all windows"
             raise DataError(msg)
+        began = time.perf_counter()
         batch = self._accept(windows)
         # a detector that needs labels remembers earlier ones: a single new label can be learned
         marks = self._check_labels(batch, labels, least=0)
+        self.report = FitReport(windows=self.report.windows + len(batch))
         generator_state = torch.get_rng_state()
         torch.manual_seed(self.seed + 1)
         try:
             self._partial_fit(self._prepare(batch), marks, budget or Budget())
         finally:
             torch.set_rng_state(generator_state)
+        self.report.seconds = time.perf_counter() - began
         return self
 
     # -- scoring ----------------------------------------------------------------------------

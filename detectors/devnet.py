@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
-from detectors.detector import Budget, Detector, FitReport
+from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
 from detectors.loops.deviation import Prior, deviate
 from detectors.loops.training import Count, Positive, Run, Stage, Training, gentle
@@ -103,7 +103,6 @@ class DevNet(Detector):
         self._learn(data, labels, self.config, Run(self.seed, budget, self.report))
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self.report = FitReport(windows=self.report.windows + len(data))
         # the full learning rate: a tenth of it would not let a new label be seen to work
         settings = msgspec.structs.replace(
             gentle(self.config), learning_rate=self.config.learning_rate
@@ -128,7 +127,6 @@ class DevNet(Detector):
         generator = torch.Generator().manual_seed(run.seed)
         kept = torch.randperm(len(others), generator=generator)[:KEPT_OTHERS]
         self._others = others[kept.sort().values.to(others.device)]
-        run.finish()
 
     def _groups(self) -> list[dict[str, object]]:
         """Decay of twice ``l2``, the gradient of ``l2 ||W||²``, on hidden kernels only."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
-from detectors.detector import Budget, Detector, FitReport
+from detectors.detector import Budget, Detector
 from detectors.loops.deviance import Deviance
 from detectors.loops.pooling import Pool
 from detectors.loops.prediction import delayed, predict_steps
@@ -169,7 +169,6 @@ class FutureFramePrediction(Detector):
         self._deviance = self._learn(data, self.config, budget, self.seed)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self.report = FitReport(windows=self.report.windows + len(data))
         newer = self._learn(data, gentle(self.config), budget, self.seed + 1)
         self._deviance = self._deviance.updated(newer)
 
@@ -188,7 +187,6 @@ class FutureFramePrediction(Detector):
             trim=settings.trim,
             by_position=True,
         )
-        run.finish()
         return deviance
 
     def _loss(self, batch: WindowBatch) -> Tensor:

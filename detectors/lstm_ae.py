@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
-from detectors.detector import Budget, Detector, FitReport
+from detectors.detector import Budget, Detector
 from detectors.loops.deviance import Deviance
 from detectors.loops.pooling import Pool
 from detectors.loops.reconstruction import reconstruct
@@ -105,7 +105,6 @@ class LstmAutoencoder(Detector):
         self._deviance = self._learn(data, self.config, budget, self.seed)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self.report = FitReport(windows=self.report.windows + len(data))
         newer = self._learn(data, gentle(self.config), budget, self.seed + 1)
         self._deviance = self._deviance.updated(newer)
 
@@ -121,7 +120,6 @@ class LstmAutoencoder(Detector):
             trim=settings.trim,
             by_position=False,
         )
-        run.finish()
         return deviance
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
-from detectors.detector import Budget, Detector, FitReport
+from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
 from detectors.loops.one_class import Boundary, draw_in, initial_centre, squared_distance
 from detectors.loops.reconstruction import reconstruct
@@ -31,15 +31,21 @@ from detectors.nets.heads import Guess, WindowHead
 from detectors.nets.lstm import LstmDecoder
 from detectors.nets.mlp import mlp
 from detectors.nets.modules import load_module, module_state
-from detectors.nets.recurrent import last_real
 from detectors.nets.tcn import Tcn, blocks_for
 from detectors.scores import Explain, Scores
 
 PRETRAIN_RATE = 1e-3
 """Learning rate of the autoencoder, which starts from nothing."""
 
+LEAST_SPAN = 1e-3
+"""Range in robust sigmas below which a column counts as constant; dividing by rounding errors would
+blow up whatever comes later."""
+
 SMOOTHING = 8
-"""Points on the way from the typical window at which explanations take the gradient."""
+"""Points on the way from a normal window at which explanations take the gradient."""
+
+EXAMPLES = 256
+"""Windows of the fit that explanations start from."""
 
 NEW_REACH = 3.0
 """Length of the embedding of a new value, in typical lengths of the others."""
@@ -63,7 +69,7 @@ class SvddEncoder(nn.Module):
     """Columns of a window to its code, without a constant anywhere.
 
     Records go through a feed-forward network, numbers over time through causal convolutions, bare
-    events through a GRU; mean and last step of the result are mapped to the code.
+    events through a GRU; the mean over the steps of the result is mapped to the code.
     """
 
     def __init__(self, columns: int, steps: int, numbers: bool, hidden: int, code: int) -> None:
@@ -76,13 +82,13 @@ class SvddEncoder(nn.Module):
             self.body = Tcn(columns, hidden, blocks, bias=False, activation=nn.LeakyReLU)
         else:
             self.body = Gru(columns, hidden, bias=False)
-        self.project = nn.Linear(2 * hidden, code, bias=False)
+        self.project = nn.Linear(hidden, code, bias=False)
 
     def forward(self, columns: Tensor, mask: Tensor) -> Tensor:
         """``[B, T, columns]`` and ``mask [B, T]`` to ``[B, code]``."""
         hidden = self.body(columns, mask)
         mean = hidden.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
-        code: Tensor = self.project(torch.cat([mean, last_real(hidden, mask)], dim=-1))
+        code: Tensor = self.project(mean)
         return code
 
 
@@ -122,11 +128,11 @@ class DeepSvdd(Detector):
     network without constants sends the zeros of a centred typical record to the code 0;
     convolutions and a GRU read series and events; embeddings are frozen after pre-training, since
     inputs that may move collapse as well, and that of a new value, which training cannot place, is
-    made ``NEW_REACH`` times as long as the others; the windows furthest out teach nothing. Both
-    forms still learn an anomaly that fills one percent of the training data: screen it first.
+    made ``NEW_REACH`` times as long as the others. Both forms learn an anomaly that fills one
+    percent of the training data: screen it first.
 
-    Explanations integrate the gradient of the distance on the way from the typical step to the
-    window.
+    Explanations integrate the gradient of the distance on the way to the window from the nearest of
+    ``EXAMPLES`` windows of the fit.
 
     References
     ----------
@@ -188,12 +194,11 @@ class DeepSvdd(Detector):
         codes = evaluate(self._codes, data, self.config.batch)
         self._centre = initial_centre(codes)
         self._boundary = Boundary(self.config.nu, codes.new_zeros(()))
-        steps = evaluate(lambda part: self._columns(part)[part.mask], data, self.config.batch)
-        self._typical = steps.mean(dim=0)
+        apart = max(1, len(data) // EXAMPLES)
+        self._examples = self._columns(data[::apart][:EXAMPLES])
         self._draw_in(run, self.config, early, late)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self.report = FitReport(windows=self.report.windows + len(data))
         run = Run(self.seed + 1, budget, self.report)
         self._draw_in(run, gentle(self.config), *split(data))
 
@@ -217,7 +222,6 @@ class DeepSvdd(Detector):
         soft = self.config.objective == "soft-boundary"
         boundary = self._boundary if soft else None
         draw_in(Stage(self._encoder, settings, run), early, late, self._distances, boundary)
-        run.finish()
 
     def _new_reader(self, data: WindowBatch) -> RecordInput | SequenceInput:
         shape = self._fitted()
@@ -237,11 +241,11 @@ class DeepSvdd(Detector):
         return hidden if self._fitted().steps == 1 else max(1, hidden // 2)
 
     def _learn_range(self, data: WindowBatch) -> None:
-        """Range and mean of the columns over the windows of the fit."""
+        """Range of the columns over the windows of the fit."""
         raw = evaluate(lambda part: self._reader(part)[part.mask], data, self.config.batch)
         self._low = raw.amin(dim=0)
         self._span = raw.amax(dim=0) - self._low
-        self._span[self._span <= 0] = 1.0
+        self._span[self._span < LEAST_SPAN] = 1.0
         if isinstance(self._reader, SequenceInput):  # embeddings are still to be learned
             self._low[data.features :] = 0.0
             self._span[data.features :] = 1.0
@@ -273,14 +277,25 @@ class DeepSvdd(Detector):
         cudnn = torch.backends.cudnn.flags(enabled=False)
         with torch.inference_mode(False), torch.enable_grad(), cudnn:
             mask = data.mask.clone()
-            start = self._typical * mask.unsqueeze(-1)
-            gap = self._columns(data) - start
+            columns = self._columns(data)
+            start = self._nearest_example(columns) * mask.unsqueeze(-1)
+            gap = columns - start
             total = torch.zeros_like(gap)
             for i in range(SMOOTHING):
                 point = (start + (i + 0.5) / SMOOTHING * gap).requires_grad_()
                 distance = squared_distance(self._encoder(point, mask), self._centre).sum()
                 total += torch.autograd.grad(distance, point)[0]
             return (gap * total / SMOOTHING).clamp(min=0.0)
+
+    def _nearest_example(self, columns: Tensor) -> Tensor:
+        """For windows ``[B, T, E]`` the nearest windows of the fit, cut or padded to ``T`` steps.
+
+        Nearest by absolute differences, of which one corrupted entry is only one.
+        """
+        missing = columns.shape[1] - self._examples.shape[1]
+        examples = nn.functional.pad(self._examples, (0, 0, 0, missing))  # cuts where negative
+        gaps = torch.cdist(columns.flatten(1), examples.flatten(1), p=1.0)
+        return examples[gaps.argmin(dim=1)]
 
     # -- files ------------------------------------------------------------------------------
 
@@ -295,7 +310,7 @@ class DeepSvdd(Detector):
             ),
             "low": self._low,
             "span": self._span,
-            "typical": self._typical,
+            "examples": self._examples,
             "centre": self._centre,
             "radius": self._boundary.radius,
         }
@@ -303,7 +318,7 @@ class DeepSvdd(Detector):
     def _restore(self, state: dict[str, Tensor]) -> None:
         shape = self._fitted()
         self._low, self._span = state["low"], state["span"]
-        self._typical, self._centre = state["typical"], state["centre"]
+        self._examples, self._centre = state["examples"], state["centre"]
         self._boundary = Boundary(self.config.nu, state["radius"])
         if shape.steps == 1:
             self._reader = RecordInput.from_state(state, "reader.", shape)

@@ -80,6 +80,7 @@ _ONCE: tuple[_Function, ...] = (
     contract.documented,
     contract.capabilities_stated,
     contract.settings_validated,
+    contract.fit_reported,
     contract.labels_honest,
     state.unfitted_refused,
     state.tampering_refused,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from detectors.checks.subject import QUICK, Subject, refused, require, small
+from detectors.detector import Detector
 from schemas.errors import DataError, LabelsError
 
 
@@ -53,6 +54,26 @@ def settings_validated(subject: Subject, name: str) -> None:
         subject.new(sizzle=3)
     stored = msgspec.json.decode(msgspec.json.encode(config), type=cls.Config)
     require(stored == config, f"settings read back as {stored}")
+
+
+def fit_reported(subject: Subject, name: str) -> None:
+    """Require a report of each fit and update: windows, time, losses where anything is trained."""
+    data, caps = small(name), subject.cls.caps
+    detector, total = subject.fit(data), len(data)
+    _require_report(detector, total)
+    detector.fit(data, subject.labels(total), budget=QUICK)
+    _require_report(detector, total)
+    if caps.partial_fit != "none":
+        detector.partial_fit(data[:7], subject.labels(7), budget=QUICK)
+        _require_report(detector, total + 7)
+
+
+def _require_report(detector: Detector, windows: int) -> None:
+    report, trained = detector.report, detector.caps.loop != "statistics"
+    require(report.windows == windows, f"report: {report.windows} windows of {windows}")
+    require(report.seconds > 0, f"report: took {report.seconds} s")
+    require(bool(report.losses) == trained, f"report: losses {report.losses}")
+    require((report.stopped != "closed form") == trained, f"report: stopped by {report.stopped!r}")
 
 
 def labels_honest(subject: Subject, name: str) -> None:

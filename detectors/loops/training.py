@@ -62,6 +62,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     trim
         Share of each mini-batch, that with the largest losses, which teaches nothing: unlabelled
         training data holds anomalies.
+    optimiser
+        ``adam``, or ``rmsprop`` with decay 0.9.
     """
 
     epochs: Count = 30
@@ -119,10 +121,6 @@ class Run:
         seconds, steps = self.budget.seconds, self.budget.steps
         late = seconds is not None and self.clock() - self.started >= share * seconds
         return late or (steps is not None and self.steps >= share * steps)
-
-    def finish(self) -> None:
-        """Note the wall time."""
-        self.report.seconds = self.clock() - self.started
 
 
 @dataclass(frozen=True)

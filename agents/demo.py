@@ -26,7 +26,7 @@ from schemas.topics import Topics
 KINDS = ("logs", "transactions", "flows")
 HISTORY = 0.4
 DRIFT_AT = 0.7
-SECOND_PHASE = 0.9
+SECOND_PHASE = 0.85
 EPISODES = 24
 ENTITIES = {"logs": 2, "transactions": 250, "flows": 20}  # so that each stream spans days
 BAD = (b"{not json", b"", b"\xff\xfe\x00", b'{"unexpected": true}')

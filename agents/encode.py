@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agents.keys import Groups, grow
 from agents.records import Floats, Ints, Records
 from agents.templates import CodeCache, Codes, TemplateMatcher
-from detectors.model import GAP
+from detectors.windows import GAP
 from schemas.config import Stream
 
 DAY = 86_400 * 10**9

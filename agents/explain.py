@@ -9,7 +9,8 @@ import numpy as np
 
 from agents.records import Records
 from agents.window import Windows
-from detectors.model import MISSING, Explanation, Layout, feature_columns
+from detectors.model import Explanation
+from detectors.windows import MISSING, Layout, feature_columns
 from schemas.messages import Contribution
 
 TOP = 5

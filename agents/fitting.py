@@ -18,7 +18,8 @@ from agents.templates import mine
 from agents.window import Windows, make_windower
 from connectors.base import Partition
 from detectors import Budget
-from detectors.model import Model, WindowArrays
+from detectors.model import Model
+from detectors.windows import WindowArrays
 from schemas.config import Route, Stream
 from schemas.errors import DataError
 

@@ -27,7 +27,8 @@ from agents.templates import code_of
 from agents.watch import drift_request, request_id
 from agents.window import Windows, window_shape
 from connectors.base import Fetch, Output, Partition
-from detectors.model import Layout, Model, WindowArrays
+from detectors.model import Model
+from detectors.windows import Layout, WindowArrays
 from schemas.config import Pipeline as Config
 from schemas.config import Route, Stream
 from schemas.errors import ConfigError

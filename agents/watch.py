@@ -2,9 +2,9 @@
 
 Levels of blocks of windows, measured against those of the model's calibration windows, are
 followed by river's ADWIN (Bifet & Gavaldà 2007) and
-Page-Hinkley (Page 1954), those of the score by KSWIN (Raab et al. 2020) as well, which is too slow
-for every input. A drift is confirmed when two tests have spoken within a few blocks of each
-other: each of them alone cries wolf on its own kind of noise.
+Page-Hinkley (Page 1954). A drift is confirmed when both have spoken within a few blocks of each
+other, since each of them alone cries wolf on its own kind of noise; for the score KSWIN (Raab et
+al. 2020), which is too slow to follow along, is asked where only one of them has spoken.
 """
 
 from __future__ import annotations
@@ -17,15 +17,9 @@ import numpy as np
 from river import drift
 
 from agents.records import Floats
-from detectors.model import (
-    BLOCK,
-    SCORE,
-    Model,
-    Reference,
-    WindowArrays,
-    block_levels,
-    signals,
-)
+from detectors.model import Model
+from detectors.signals import BLOCK, SCORE, Reference, block_levels, signals
+from detectors.windows import WindowArrays
 from schemas.config import Drift
 from schemas.messages import RetrainRequest
 
@@ -33,6 +27,8 @@ NOT_WATCHED = ("gap", "time_of_day_sin", "time_of_day_cos")  # they go round by 
 AGREE_WITHIN = 8
 FARTHEST = 20.0
 REMEMBERED = 1024
+KS_WINDOW = 60
+KS_NEWEST = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,36 +52,51 @@ class _Signal:
     def __init__(self, name: str, reference: Reference, blocks_between_alarms: float) -> None:
         self.name, self._reference = name, reference
         # each test errs at most once in the wished-for number of blocks, and two must agree
-        delta = min(0.05, max(1.0 / blocks_between_alarms, 1e-6))
+        self._delta = delta = min(0.05, max(1.0 / blocks_between_alarms, 1e-6))
         self._tests = [
             drift.ADWIN(delta=delta, clock=1, grace_period=5, min_window_length=3),
             drift.PageHinkley(min_instances=5, delta=0.5, threshold=-2.0 * np.log(delta)),
         ]
-        if name == SCORE:
-            self._tests.append(drift.KSWIN(alpha=delta / 4, window_size=60, stat_size=20, seed=0))
         self._spoke = [-(10**9)] * len(self._tests)
         self._blocks = 0
         self._recent: deque[tuple[int, float]] = deque(maxlen=REMEMBERED)
         # the history is what changes are measured against, so let the tests see some of it
-        for value in np.random.default_rng(0).normal(size=30):
+        self._before = np.random.default_rng(0).normal(size=30).tolist()
+        for value in self._before:
             for test in self._tests:
-                test.update(float(value))
+                test.update(value)
 
     def update(self, value: float, time: int) -> Finding | None:
         """Take in the level of a block that ended at ``time``."""
         self._blocks += 1
         reference = self._reference
         standard = (value - reference.mean) / reference.spread
-        standard = float(np.clip(standard, -FARTHEST, FARTHEST))
+        standard = min(max(standard, -FARTHEST), FARTHEST)
         self._recent.append((time, standard))
         for index, test in enumerate(self._tests):
             test.update(standard)
             if test.drift_detected:
                 self._spoke[index] = self._blocks
-        if sum(self._blocks - at < AGREE_WITHIN for at in self._spoke) < 2:
+        voices = sum(self._blocks - at < AGREE_WITHIN for at in self._spoke)
+        if voices == 1 and self.name == SCORE:
+            voices += self._others()
+        if voices < 2:
             return None
         self._spoke = [-(10**9)] * len(self._tests)
         return Finding(self.name, value, reference.mean, *self._changed_at())
+
+    def _others(self) -> bool:
+        """Ask KSWIN whether the newest levels have another distribution than those before."""
+        levels = [*self._before, *(level for _, level in self._recent)][-KS_WINDOW:]
+        test = drift.KSWIN(
+            alpha=self._delta / 4,
+            window_size=KS_WINDOW,
+            stat_size=KS_NEWEST,
+            seed=0,
+            window=levels[:-1],
+        )
+        test.update(levels[-1])
+        return bool(test.drift_detected)
 
     def _changed_at(self) -> tuple[int, int]:
         """Find since when the level has been another: least squares with one break (Bai 1994).

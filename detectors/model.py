@@ -7,7 +7,7 @@ so training and serving cannot differ.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,58 +19,26 @@ from numpy.typing import NDArray
 
 from detectors import artefact
 from detectors.batch import WindowBatch
-from detectors.catalogue import create, from_files
+from detectors.catalogue import create, detector_class, from_files
+from detectors.crossing import cross_scores
 from detectors.detector import Budget, Detector
-from detectors.vocabulary import Vocabulary, VocabularyIndex
+from detectors.signals import Reference, references
+from detectors.split import CALIBRATION_SIZE, held_out, is_crossed, spread, up_to_date
+from detectors.vocabulary import Vocabulary
+from detectors.windows import Layout, WindowArrays, WindowEncoder
 from schemas.errors import ArtefactError, DataError
 
 MODEL = "model.json"
 CALIBRATION = "calibration.safetensors"
-MISSING = "missing"
-GAP = "gap"
-SCORE = "score"
-BLOCK = 64
-SCORE_FLOOR = 0.1
-CALIBRATION_SHARE = 0.3
 FULL, PARTIAL = "full", "partial"
-CALIBRATION_SIZE = 8192
-BEFORE_LEAST = 1000
 FIT_SIZE = 100_000
-
-
-class Layout(msgspec.Struct, frozen=True):
-    """What the windows of a route look like; two layouts that differ never share a model.
-
-    Attributes
-    ----------
-    stream, route
-        Names.
-    steps, numbers, categories
-        Steps of a window, and names of its numeric and category features.
-    window
-        The window specification, as text.
-    """
-
-    stream: str
-    route: str
-    steps: int
-    numbers: tuple[str, ...]
-    categories: tuple[str, ...]
-    window: str
-
-
-class Reference(msgspec.Struct, frozen=True):
-    """Mean and spread of a signal's levels over blocks of normal windows."""
-
-    mean: float
-    spread: float
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     """Content of ``model.json``.
 
-    ``reference`` says how the levels of blocks of :data:`BLOCK` windows lay on the calibration
-    windows, for the score (as :func:`log_scores`) and for each number: what drift is measured by.
+    ``reference`` says how the levels of blocks of windows lay on the calibration
+    windows, for the score (logarithmic) and for each number: what drift is measured by.
 
     ``windows_per_day`` is the rate of the history that the model was fitted on, ``data_from`` and
     ``data_to`` its event times in ns.
@@ -87,33 +55,6 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class WindowArrays:
-    """Windows as the pipeline keeps them, oldest first.
-
-    ``num`` float32 ``[W, T, F]`` with ``NaN`` where missing, ``cat`` int32 codes ``[W, T, C]``,
-    ``length`` ``[W]`` real steps, ``time`` ``[W]`` event time of the last record in ns.
-    """
-
-    num: NDArray[np.float32]
-    cat: NDArray[np.int32]
-    length: NDArray[np.int64]
-    time: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.length)
-
-    def __getitem__(self, rows: Any) -> WindowArrays:
-        """Pick windows."""
-        return WindowArrays(self.num[rows], self.cat[rows], self.length[rows], self.time[rows])
-
-
-def feature_columns(layout: Layout) -> list[str]:
-    """Name what a model explains by: numbers, missing values if there are numbers, categories."""
-    missing = [MISSING] if layout.numbers else []
-    return [*layout.numbers, *missing, *layout.categories]
-
-
-@dataclass(frozen=True, slots=True)
 class Explanation:
     """Why ``W`` windows scored as they did.
 
@@ -123,33 +64,6 @@ class Explanation:
 
     share: NDArray[np.float64]
     expected: NDArray[np.float64] | None
-
-
-class WindowEncoder:
-    """Turns windows into tensors: ids for codes, and a count of missing numbers at each step.
-
-    The gap before a key's first record does not count as missing: it cannot be known.
-    """
-
-    def __init__(self, layout: Layout, vocabularies: Sequence[Vocabulary]) -> None:
-        self._counted = [i for i, name in enumerate(layout.numbers) if name != GAP]
-        self._index = VocabularyIndex(vocabularies)
-        self._sizes = tuple(len(vocabulary) for vocabulary in vocabularies)
-
-    def __call__(self, windows: WindowArrays) -> WindowBatch:
-        """Encode windows for a detector."""
-        num, steps = windows.num, windows.num.shape[1]
-        if num.shape[2]:
-            counted = num[:, :, self._counted]
-            missing = np.isnan(counted).sum(axis=2, keepdims=True, dtype=np.float32)
-            num = np.concatenate([num, missing], axis=2)
-        mask = np.arange(steps) < windows.length[:, None]
-        return WindowBatch(
-            num=torch.from_numpy(num),
-            cat=torch.from_numpy(self._index(windows.cat)),
-            mask=torch.from_numpy(mask),
-            vocab=self._sizes,
-        )
 
 
 class Model:
@@ -190,6 +104,9 @@ class Model:
     ) -> Model:
         """Fit on the older windows and calibrate on the newer ones, which the fit never sees.
 
+        Sessions, where they are few and fitting costs little, are all fitted on and all calibrate,
+        each by its score from a fit without it (:mod:`detectors.crossing`).
+
         Where the stream ``changed_at`` some time, both are taken from before and from after it,
         and what came before does not outweigh what came after.
 
@@ -208,34 +125,44 @@ class Model:
         order = np.argsort(windows.time, kind="stable")
         short = windows.length[order] < layout.steps
         change = 0 if changed_at is None else int(np.searchsorted(windows.time[order], changed_at))
-        held = np.concatenate([_held_out(short[:change]), _held_out(short[change:])])
+        held = np.concatenate([held_out(short[:change]), held_out(short[change:])])
+        crossed = is_crossed(detector_class(detector).caps, short)
+        if crossed:
+            held[:] = False
         anomalous = marks == 1
-        fitted_on = _up_to_date(order, ~held, change, keep=anomalous)
-        older = _spread(fitted_on, FIT_SIZE, keep=anomalous)
-        newer = _up_to_date(order, held & ~anomalous[order], change)
-        real = np.arange(layout.steps) < windows.length[order[~held], None]
-        codes = windows.cat[order[~held]][real]
+        fitted_on = up_to_date(order, ~held, change, keep=anomalous)
+        older = spread(fitted_on, FIT_SIZE, keep=anomalous)
+        newer = up_to_date(order, held & ~anomalous[order], change)
+        learn = _Learn(
+            layout,
+            windows,
+            marks,
+            lambda: create(detector, seed=seed, device=device, **(settings or {})),
+            budget,
+        )
+        fitted, encode, vocabularies = learn(order[~held], older)
+        if crossed:
+            newer = older[~anomalous[older]]
+            scores = cross_scores(older, learn.scores)[~anomalous[older]]
+        else:
+            scores = _scores(fitted, encode(windows[newer]))
         first, last = int(windows.time[order[0]]), int(windows.time[order[-1]])
         description = Description(
             layout=layout,
-            vocabularies=tuple(Vocabulary.fit(codes[:, c]) for c in range(codes.shape[1])),
+            vocabularies=vocabularies,
             templates=templates,
             windows_per_day=len(windows) / max((last - first) / 86_400e9, 1e-6),
             data_from=first,
             data_to=last,
             parent_id=parent_id,
+            reference=references(layout, windows[newer], scores),
         )
-        encode = WindowEncoder(layout, description.vocabularies)
-        fitted = create(detector, seed=seed, device=device, **(settings or {}))
-        fitted.fit(encode(windows[older]), marks[older], budget=budget)
         calibration = {}
         partial = windows.length[newer] < layout.steps
-        for kind, which in ((FULL, newer[~partial]), (PARTIAL, newer[partial])):
-            calibration[kind] = _scores(fitted, encode(windows[_spread(which, CALIBRATION_SIZE)]))
+        for kind, which in ((FULL, ~partial), (PARTIAL, partial)):
+            calibration[kind] = scores[spread(np.flatnonzero(which), CALIBRATION_SIZE)]
         if not len(calibration[FULL]):  # windows that are hardly ever full, such as sessions
             calibration[FULL] = calibration[PARTIAL]
-        reference = _reference(layout, windows[newer], _scores(fitted, encode(windows[newer])))
-        description = msgspec.structs.replace(description, reference=reference)
         return cls(description, fitted, calibration)
 
     # -- scoring ----------------------------------------------------------------------------
@@ -310,86 +237,36 @@ class Model:
                 raise ArtefactError(msg)
 
 
-def log_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compress scores, whose scale is each detector's own; negative ones keep their order."""
-    return np.sign(scores) * np.log1p(np.abs(scores))
+@dataclass(frozen=True, slots=True)
+class _Learn:
+    """Fits a detector, and the vocabularies that it needs, on a part of the windows."""
 
+    layout: Layout
+    windows: WindowArrays
+    marks: NDArray[np.int8]
+    new: Callable[[], Detector]
+    budget: Budget | None
 
-def signals(windows: WindowArrays, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ``[W, 1 + F]`` what drift is looked for in: log scores, numbers of the last step."""
-    last = windows.num[np.arange(len(windows)), windows.length - 1].astype(np.float64)
-    return np.concatenate([log_scores(scores)[:, None], last], axis=1)
+    def __call__(
+        self, known: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> tuple[Detector, WindowEncoder, tuple[Vocabulary, ...]]:
+        """Learn vocabularies from the windows ``known`` and fit on ``rows`` of them."""
+        windows, steps = self.windows, self.layout.steps
+        codes = windows.cat[known][np.arange(steps) < windows.length[known, None]]
+        vocabularies = tuple(Vocabulary.fit(codes[:, c]) for c in range(codes.shape[1]))
+        encode = WindowEncoder(self.layout, vocabularies)
+        fitted = self.new()
+        if not fitted.caps.uses_labels:  # it would take known anomalies for normal
+            rows = rows[self.marks[rows] != 1]
+        fitted.fit(encode(windows[rows]), self.marks[rows], budget=self.budget)
+        return fitted, encode, vocabularies
 
-
-def block_levels(block: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the level of each column of :func:`signals` in a block of windows.
-
-    The median for numbers: it hardly feels anomalies, but a drift moves it. The mean for the log
-    score, since the scores of some detectors are mostly zero and so is their median.
-    """
-    present = ~np.isnan(block).all(axis=0)
-    levels: NDArray[np.float64] = np.nanmedian(np.where(present, block, 0.0), axis=0)
-    levels[0] = block[:, 0].mean()
-    return np.where(present, levels, np.nan)
+    def scores(self, rows: NDArray[np.int64], unseen: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Score ``unseen`` by a fit on ``rows``."""
+        fitted, encode, _ = self(rows, rows)
+        return _scores(fitted, encode(self.windows[unseen]))
 
 
 def _scores(detector: Detector, batch: WindowBatch) -> NDArray[np.float64]:
     scores: NDArray[np.float64] = detector.score(batch).score.to("cpu", torch.float64).numpy()
     return scores
-
-
-def _reference(
-    layout: Layout, windows: WindowArrays, scores: NDArray[np.float64]
-) -> dict[str, Reference]:
-    values = signals(windows, scores)
-    blocks = max(len(values) // BLOCK, 1)
-    levels = np.stack([block_levels(part) for part in np.array_split(values, blocks)])
-    within = np.nanstd(values, axis=0) * 1.25 / np.sqrt(BLOCK)  # of a median of independent draws
-    reference = {}
-    for index, name in enumerate([SCORE, *layout.numbers]):
-        column = levels[:, index][~np.isnan(levels[:, index])]
-        if len(column):
-            mean, spread = float(column.mean()), float(column.std())
-            # a few anomalies in a block are no drift of the score
-            floor = SCORE_FLOOR if name == SCORE else 1e-3 * (1.0 + abs(mean))
-            reference[name] = Reference(mean, max(spread, float(within[index]), floor))
-    return reference
-
-
-def _held_out(partial: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Choose the calibration windows among windows in time order.
-
-    The newest of the full ones; of the partial ones, which all stand at the beginning where keys
-    are new, evenly every few.
-    """
-    held = np.zeros(len(partial), dtype=bool)
-    full = np.flatnonzero(~partial)
-    held[full[int(len(full) * (1 - CALIBRATION_SHARE)) :]] = True
-    short = np.flatnonzero(partial)
-    held[short[:: max(1, round(1 / CALIBRATION_SHARE))]] = True
-    return held
-
-
-def _up_to_date(
-    order: NDArray[np.int64],
-    chosen: NDArray[np.bool_],
-    change: int,
-    keep: NDArray[np.bool_] | None = None,
-) -> NDArray[np.int64]:
-    """Take the chosen windows, of those before position ``change`` as many as after it."""
-    before, after = order[:change][chosen[:change]], order[change:][chosen[change:]]
-    limit = max(len(after), BEFORE_LEAST)
-    return np.concatenate([_spread(before, limit, keep), after])
-
-
-def _spread(
-    index: NDArray[np.int64], limit: int, keep: NDArray[np.bool_] | None = None
-) -> NDArray[np.int64]:
-    """Thin an index evenly to ``limit``, but never drop what ``keep`` marks."""
-    if len(index) <= limit:
-        return index
-    chosen = np.zeros(len(index), dtype=bool)
-    chosen[np.linspace(0, len(index) - 1, limit).astype(np.int64)] = True
-    if keep is not None:
-        chosen |= keep[index]
-    return index[chosen]

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from agents.watch import Watcher
-from detectors.model import Layout, Model, WindowArrays
+from detectors.model import Model
+from detectors.windows import Layout, WindowArrays
 from schemas.config import Drift, Duration
 
 SECOND = 10**9

@@ -30,7 +30,7 @@ from schemas.parse import parse_pipeline
 
 TOPIC = "bench"
 KEYS = 10_000
-NUMBERS = 6
+NUMBERS = "abcdef"
 NOOP_SHARE = 4  # stock faust is so slow that a quarter of the records tells enough
 START_MS = 1_700_000_000_000
 
@@ -85,11 +85,11 @@ def measure_throughput(records: int, repeats: int, say: Callable[[str], None]) -
 
 def _messages(records: int) -> tuple[list[bytes], list[bytes]]:
     rng = np.random.default_rng(0)
-    numbers = rng.normal(size=(records, NUMBERS)).round(4).tolist()
+    numbers = rng.normal(size=(records, len(NUMBERS))).round(4).tolist()
     ids = rng.integers(0, KEYS, records).tolist()
     values = [
         msgspec.json.encode(
-            {"key": f"key-{k}", "time": START_MS + i, **{f"f{j}": v for j, v in enumerate(row)}}
+            {"key": f"key-{k}", "time": START_MS + i, **dict(zip(NUMBERS, row, strict=True))}
         )
         for i, (k, row) in enumerate(zip(ids, numbers, strict=True))
     ]
@@ -106,7 +106,7 @@ def _document(mode: str, bootstrap: str, storage: str) -> dict[str, Any]:
                 "source": {"topic": TOPIC},
                 "key": "key",
                 "time": {"field": "time", "unit": "ms"},
-                "fields": {f"f{j}": "number" for j in range(NUMBERS)},
+                "fields": dict.fromkeys(NUMBERS, "number"),
                 "window": {"kind": "sliding", "size": 16, "min_size": 16},
                 "detectors": ["pca"],
                 "emit": mode,

@@ -1,12 +1,13 @@
 """The whole worker over a preloaded topic: ``python -m agents.bench.worker PIPELINE N``.
 
-Prints one line of JSON with records and seconds, from the first fetch handed over to the end of
-the batch that holds the last record.
+Prints one line of JSON with records and seconds, from the first fetch handed over until all that
+came of the last record is acknowledged by the broker.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 import uuid
 
@@ -20,23 +21,24 @@ from connectors.storage import Storage
 from schemas.config import Pipeline as Config
 from schemas.parse import load_pipeline
 
+POLL_SECONDS = 0.002
+
 
 class _Timed(PipelineHandler):
-    """Notes when the first and the last record pass, and stops the worker then."""
+    """Notes when the first record passes, and that all have passed."""
 
     def __init__(self, config: Config, records: int) -> None:
         super().__init__(config, Storage(config.storage))
-        self.worker: KafkaWorker
-        self.first = self.last = 0.0
-        self._records, self._seen = records, 0
+        self.first = 0.0
+        self.passed = threading.Event()
+        self._left = records
 
     def process(self, fetches: list[Fetch]) -> Batch:
         self.first = self.first or time.perf_counter()
         batch = super().process(fetches)
-        self._seen += sum(map(len, fetches))
-        if self._seen >= self._records:
-            self.last = time.perf_counter()
-            self.worker.stop()
+        self._left -= sum(map(len, fetches))
+        if self._left <= 0:
+            self.passed.set()
         return batch
 
 
@@ -44,17 +46,23 @@ def main(path: str, records: int) -> None:
     """Measure and print."""
     config = load_pipeline(path)
     handler = _Timed(config, records)
-    topics = handler.pipeline.input_topics
-    handler.worker = KafkaWorker(
+    worker = KafkaWorker(
         config.kafka,
         f"bench-{uuid.uuid4().hex}",
-        topics,
+        handler.pipeline.input_topics,
         handler,
         batch=config.scoring.batch,
         deadline_seconds=int(config.scoring.deadline) / 1e9,
     )
-    handler.worker.run()
-    facts = {"records": records, "seconds": handler.last - handler.first}
+    runner = threading.Thread(target=worker.run, kwargs={"process": False})
+    runner.start()
+    handler.passed.wait()
+    while any(worker.status().lag.values()):  # behind by what is not acknowledged
+        time.sleep(POLL_SECONDS)
+    seconds = time.perf_counter() - handler.first
+    worker.stop()
+    runner.join()
+    facts = {"records": records, "seconds": seconds}
     sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from agents.templates import CodeCache
 from detectors import WindowBatch
-from detectors.model import Layout, WindowArrays, WindowEncoder
 from detectors.vocabulary import Vocabulary
+from detectors.windows import Layout, WindowArrays, WindowEncoder
 
 Bools = NDArray[np.bool_]
 Rows = NDArray[np.int64]

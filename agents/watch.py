@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from dataclasses import dataclass
+from math import isnan
 
 import numpy as np
 from river import drift
@@ -125,8 +126,7 @@ class Watcher:
             for index, name in enumerate(names)
             if name in reference and name not in NOT_WATCHED
         }
-        self._rows: list[Floats] = []
-        self._waiting = 0
+        self._waiting = np.empty((0, len(names)))
         self._found: Finding | None = None
         self._settling = 0
         self._last_request: int | None = None
@@ -135,24 +135,20 @@ class Watcher:
         """Take in consecutive windows; return drifts to act upon, and at what event time."""
         if not self._config.enabled or not len(windows):
             return []
-        values = signals(windows, scores)
+        values = np.concatenate([self._waiting, signals(windows, scores)])
+        blocks = len(values) // BLOCK
+        ends = windows.time[len(windows) - len(values) + BLOCK * np.arange(1, blocks + 1) - 1]
+        self._waiting = values[blocks * BLOCK :]
+        levels = block_levels(values[: blocks * BLOCK].reshape(blocks, BLOCK, values.shape[1]))
         found: list[tuple[Finding, int]] = []
-        at = 0
-        while at < len(values):
-            take = min(BLOCK - self._waiting, len(values) - at)
-            self._rows.append(values[at : at + take])
-            self._waiting += take
-            at += take
-            if self._waiting == BLOCK:
-                found += self._end_block(int(windows.time[at - 1]))
+        for level, end in zip(levels.tolist(), ends.tolist(), strict=True):
+            found += self._end_block(level, end)
         return found
 
-    def _end_block(self, time: int) -> list[tuple[Finding, int]]:
-        levels = block_levels(np.concatenate(self._rows))
-        self._rows, self._waiting = [], 0
+    def _end_block(self, levels: list[float], time: int) -> list[tuple[Finding, int]]:
         findings = []
         for index, signal in self._signals.items():
-            finding = None if np.isnan(levels[index]) else signal.update(float(levels[index]), time)
+            finding = None if isnan(levels[index]) else signal.update(levels[index], time)
             if finding is not None:
                 findings.append(finding)
         self._settling -= 1

@@ -31,18 +31,18 @@ def signals(windows: WindowArrays, scores: NDArray[np.float64]) -> NDArray[np.fl
     return np.concatenate([log_scores(scores)[:, None], last], axis=1)
 
 
-def block_levels(block: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the level of each column of :func:`signals` in a block of windows.
+def block_levels(blocks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the levels ``[..., 1 + F]`` of blocks ``[..., n, 1 + F]`` of :func:`signals`.
 
     The median for numbers: it hardly feels anomalies, but a drift moves it. The mean for the log
     score, since the scores of some detectors are mostly zero and so is their median.
     """
-    missing = np.isnan(block)
-    present = ~missing.all(axis=0)
+    missing = np.isnan(blocks)
+    present = ~np.all(missing, axis=-2, keepdims=True)
     median = np.nanmedian if missing.any() else np.median  # the latter is far faster
-    levels: NDArray[np.float64] = median(np.where(present, block, 0.0), axis=0)
-    levels[0] = block[:, 0].mean()
-    return np.where(present, levels, np.nan)
+    levels: NDArray[np.float64] = median(np.where(present, blocks, 0.0), axis=-2)
+    levels[..., 0] = blocks[..., 0].mean(axis=-1)
+    return np.where(present[..., 0, :], levels, np.nan)
 
 
 def references(

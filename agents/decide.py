@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from agents.records import Floats, Ints
 from agents.tail import Tail
 from detectors.model import FULL, PARTIAL
+from detectors.split import CALIBRATION_SIZE
 
 BLOCK = 1024
-CALIBRATION_SIZE = 8192
 HIGHEST_THRESHOLD = 0.01
 ENOUGH = 200
 FALSE_ALARM_SHARE = 0.5

@@ -12,8 +12,9 @@ import numpy as np
 
 from agents.decode import Decoder
 from agents.fitting import build_history, fit_route
+from agents.history import deal
 from agents.registry import Registry
-from connectors.base import Fetch, Output, Partition
+from connectors.base import Fetch, Output
 from connectors.partitioner import partitions_of
 from connectors.storage import Storage
 from connectors.synthetic import GENERATORS, PATTERN, Episode
@@ -169,22 +170,7 @@ def as_fetches(
     topic: str, values: list[bytes], keys: list[bytes], partitions: int, offsets: list[int]
 ) -> list[Fetch]:
     """Deal messages out to partitions as a producer would; ``offsets`` are moved on."""
-    numbers = partitions_of(keys, partitions)
-    fetches = []
-    for number in range(partitions):
-        index = np.flatnonzero(numbers == number)
-        first = offsets[number]
-        offsets[number] += len(index)
-        fetches.append(
-            Fetch(
-                Partition(topic, number),
-                np.arange(first, first + len(index)),
-                np.zeros(len(index), dtype=np.int64),
-                [keys[i] for i in index],
-                [values[i] for i in index],
-            )
-        )
-    return fetches
+    return deal(topic, values, keys, partitions_of(keys, partitions), offsets)
 
 
 def fit_history(config: Config, traffic: Traffic, storage: Storage, seed: int) -> list[str]:

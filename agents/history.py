@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.decode import Decoder
 from connectors.base import Fetch, Partition
@@ -60,6 +61,17 @@ def _assign(
         keyed = np.array([bool(key) for key in keys], dtype=bool)
         encoded = [key.encode() for key in keys if key]
         numbers[keyed] = partitions_of(encoded, len(offsets))
+    return deal(topic, messages, [None] * count, numbers, offsets)
+
+
+def deal(
+    topic: str,
+    values: Sequence[bytes],
+    keys: Sequence[bytes | None],
+    numbers: NDArray[np.int64],
+    offsets: list[int],
+) -> list[Fetch]:
+    """Make a fetch for each partition of ``numbers`` ``[n]``; ``offsets`` are moved on."""
     fetches = []
     for number in range(len(offsets)):
         index = np.flatnonzero(numbers == number)
@@ -72,8 +84,8 @@ def _assign(
                 Partition(topic, number),
                 np.arange(first, first + len(index)),
                 np.zeros(len(index), dtype=np.int64),
-                [None] * len(index),
-                [messages[i] for i in index.tolist()],
+                [keys[i] for i in index.tolist()],
+                [values[i] for i in index.tolist()],
             )
         )
     return fetches

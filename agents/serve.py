@@ -6,15 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
-import pyarrow as pa
 import structlog
 
-from agents.archiving import quarantine_archive, record_archive
+from agents.archiver import Archiver
 from agents.monitor import Monitor
-from agents.pipeline import Pipeline, Result
+from agents.pipeline import Pipeline
 from agents.publish import Envelope
 from agents.registry import Registry
-from connectors.archive import Archive
 from connectors.base import Fetch, Output, Partition
 from connectors.kafka.handler import Batch
 from connectors.storage import Storage
@@ -26,8 +24,6 @@ from schemas.messages import ModelEvent
 
 log = structlog.get_logger(__name__)
 
-ARCHIVE_ROWS = 50_000
-ARCHIVE_SECONDS = 30.0
 ACCOUNT_SECONDS = 5.0
 
 
@@ -55,17 +51,13 @@ class PipelineHandler:
         self.pipeline = Pipeline(config, time.time_ns)
         self._device = pick_device(config.scoring.device)
         self._registry = Registry(storage)
-        self._archives = {
-            name: (record_archive(storage, name), quarantine_archive(storage, name))
-            for name in config.streams
-        }
+        self._archiver = Archiver(storage, config.streams, now)
         self._envelope = Envelope(self.pipeline.topics)
         self._monitor = monitor
         self._now = now
         self._done: dict[Partition, int] = {}
         self._wanted: dict[tuple[str, str], str] = {}
-        self._rows: dict[tuple[Archive, Partition], list[pa.Table]] = {}
-        self._archived_at = self._accounted_at = now()
+        self._accounted_at = now()
         for (stream, route), model in self._registry.champions(
             list(self.pipeline.layouts), device=self._device
         ).items():
@@ -87,9 +79,9 @@ class PipelineHandler:
         began = self._now()
         result = self.pipeline.process(fetches)
         self._done.update(result.positions)
-        self._keep(result)
+        self._archiver.keep(result)
         if any(o.topic == self.pipeline.topics.retrain for o in result.outputs):
-            self._flush_archive()  # what the trainer will read must be there before its request
+            self._archiver.flush()  # what the trainer will read must be there before its request
         outputs = list(result.outputs)
         if self._now() - self._accounted_at > ACCOUNT_SECONDS:
             outputs += self._accounts()
@@ -99,8 +91,7 @@ class PipelineHandler:
 
     def idle(self) -> Batch | None:
         """Flush what has waited long enough."""
-        if self._now() - self._archived_at > ARCHIVE_SECONDS:
-            self._flush_archive()
+        self._archiver.tick()
         if self._now() - self._accounted_at > ACCOUNT_SECONDS:
             return Batch(self._accounts())
         return None
@@ -125,11 +116,11 @@ class PipelineHandler:
 
     def revoked(self, partitions: Sequence[Partition]) -> None:
         """Write out what was archived of the partitions."""
-        self._flush_archive()
+        self._archiver.flush()
 
     def stop(self) -> Batch:
         """Write out the archive and the last accounts."""
-        self._flush_archive()
+        self._archiver.flush()
         return Batch(self._accounts())
 
     # -- control ------------------------------------------------------------------------------
@@ -150,23 +141,6 @@ class PipelineHandler:
             self._wanted[route] = event.artefact_id
         else:
             self._wanted.pop(route, None)
-
-    # -- archive and accounts -----------------------------------------------------------------
-
-    def _keep(self, result: Result) -> None:
-        for stream, partition, table in result.archive:
-            self._rows.setdefault((self._archives[stream][0], partition), []).append(table)
-        for stream, partition, table in result.quarantine:
-            self._rows.setdefault((self._archives[stream][1], partition), []).append(table)
-        waiting = sum(t.num_rows for tables in self._rows.values() for t in tables)
-        if waiting >= ARCHIVE_ROWS or self._now() - self._archived_at > ARCHIVE_SECONDS:
-            self._flush_archive()
-
-    def _flush_archive(self) -> None:
-        for (archive, partition), tables in self._rows.items():
-            archive.append(partition, pa.concat_tables(tables))
-        self._rows = {}
-        self._archived_at = self._now()
 
     def _accounts(self) -> list[Output]:
         self._accounted_at = self._now()

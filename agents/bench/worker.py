@@ -15,6 +15,7 @@ import msgspec
 
 from agents.serve import PipelineHandler
 from connectors.base import Fetch
+from connectors.kafka.collector import collect_rarely
 from connectors.kafka.handler import Batch
 from connectors.kafka.worker import KafkaWorker
 from connectors.storage import Storage
@@ -54,6 +55,7 @@ def main(path: str, records: int) -> None:
         batch=config.scoring.batch,
         deadline_seconds=int(config.scoring.deadline) / 1e9,
     )
+    collect_rarely()  # as a worker with a process of its own does
     runner = threading.Thread(target=worker.run, kwargs={"process": False})
     runner.start()
     handler.passed.wait()

@@ -17,6 +17,7 @@ import structlog
 
 from connectors.base import Partition
 from connectors.kafka.client import aiokafka_settings
+from connectors.kafka.collector import collect_rarely
 from connectors.kafka.drive import Drive
 from connectors.kafka.follow import Callback, Follower
 from connectors.kafka.handler import Handler
@@ -161,6 +162,7 @@ class KafkaWorker:
         quiet_libraries()
         self._loop = asyncio.get_running_loop()
         if process:
+            collect_rarely()
             for name in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(name, self._signalled)
         if self._stopping.is_set():

@@ -1,0 +1,90 @@
+"""Writes what a worker keeps for training, beside the work on the next records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pyarrow as pa
+
+from agents.archiving import quarantine_archive, record_archive
+from agents.pipeline import Result
+from connectors.archive import Archive
+from connectors.base import Partition
+from connectors.storage import Storage
+
+ROWS = 50_000
+SECONDS = 30.0
+
+_Rows = dict[tuple[Archive, Partition], list[pa.Table]]
+
+
+class Archiver:
+    """Gathers rows and writes them as files of at least ``ROWS``, or after ``SECONDS``.
+
+    One write is under way at a time: who gathers faster than the storage takes it, waits. An
+    error of the storage is raised by the next call.
+
+    Parameters
+    ----------
+    storage
+        Where the archives are.
+    streams
+        Names of the streams.
+    now
+        Seconds on a clock that only goes forward.
+    """
+
+    def __init__(
+        self, storage: Storage, streams: Iterable[str], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._archives = {
+            name: (record_archive(storage, name), quarantine_archive(storage, name))
+            for name in streams
+        }
+        self._now = now
+        self._rows: _Rows = {}
+        self._waiting = 0
+        self._at = now()
+        self._writer = ThreadPoolExecutor(1, "eddy-archive")
+        self._written: Future[None] | None = None
+
+    def keep(self, result: Result) -> None:
+        """Gather what the pipeline wants archived."""
+        for stream, partition, table in result.archive:
+            self._add(self._archives[stream][0], partition, table)
+        for stream, partition, table in result.quarantine:
+            self._add(self._archives[stream][1], partition, table)
+        self.tick()
+
+    def tick(self) -> None:
+        """Begin to write if enough is gathered, or has waited long enough."""
+        if self._waiting >= ROWS or self._now() - self._at > SECONDS:
+            self._begin()
+
+    def flush(self) -> None:
+        """Write all there is; return when it is on the storage."""
+        self._begin()
+        self._settle()
+
+    def _add(self, archive: Archive, partition: Partition, table: pa.Table) -> None:
+        self._rows.setdefault((archive, partition), []).append(table)
+        self._waiting += table.num_rows
+
+    def _begin(self) -> None:
+        self._settle()
+        if self._rows:
+            self._written = self._writer.submit(_write, self._rows)
+        self._rows, self._waiting, self._at = {}, 0, self._now()
+
+    def _settle(self) -> None:
+        """Wait for the write under way, and raise what went wrong with it."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+
+def _write(rows: _Rows) -> None:
+    for (archive, partition), tables in rows.items():
+        archive.append(partition, pa.concat_tables(tables))

@@ -1,0 +1,70 @@
+"""What a worker keeps for training reaches the storage beside its work, and errors reach it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agents.archiver import ROWS, SECONDS, Archiver
+from agents.archiving import record_archive
+from agents.pipeline import Result
+from connectors.storage import Storage
+from schemas.errors import SetupError
+from tests.pipelines import config, fetch, fitted, payments
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def kept(first: int = 0, records: int = 20) -> Result:
+    return fitted(config()).process([fetch(list(payments(records)), first=first)])
+
+
+def rows(folder: Path) -> list[int]:
+    """Offsets of the archived records."""
+    offsets: list[int] = record_archive(Storage(folder), "payments").read()["offset"].to_pylist()
+    return offsets
+
+
+def test_flush_puts_everything_on_the_storage(tmp_path: Path) -> None:
+    archiver = Archiver(Storage(tmp_path), ["payments"], Clock())
+    archiver.keep(kept())
+    archiver.keep(kept(first=20))
+    assert rows(tmp_path) == []
+    archiver.flush()
+    assert rows(tmp_path) == list(range(40))
+
+
+def test_rows_are_written_when_they_have_waited_or_are_many(tmp_path: Path) -> None:
+    clock, old, many = Clock(), tmp_path / "old", tmp_path / "many"
+    archiver = Archiver(Storage(old), ["payments"], clock)
+    archiver.keep(kept())
+    clock.now = SECONDS + 1
+    archiver.tick()
+    archiver.flush()  # waits for the write under way, and has nothing to add
+    assert len(list(old.rglob("*.parquet"))) == 1
+    archiver = Archiver(Storage(many), ["payments"], clock)
+    result = kept()
+    [(stream, partition, table)] = result.archive
+    parts = ROWS // len(table)
+    for _ in range(parts):
+        archiver.keep(Result(archive=[(stream, partition, table)]))
+    archiver.keep(kept(first=20))
+    archiver.flush()
+    assert len(list(many.rglob("*.parquet"))) == 2
+    assert rows(many) == list(range(40))
+
+
+def test_an_error_of_the_storage_is_raised_by_the_next_call(tmp_path: Path) -> None:
+    archiver = Archiver(Storage(tmp_path), ["payments"], Clock())
+    (tmp_path / "archive").write_text("a file where a folder belongs")
+    archiver.keep(kept())
+    with pytest.raises(SetupError, match="archive"):
+        archiver.flush()

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pyarrow as pa
 
 from agents.archiving import quarantine_archive, record_archive
-from agents.pipeline import Result
+from agents.judge import Result
 from connectors.archive import Archive
 from connectors.base import Partition
 from connectors.storage import Storage

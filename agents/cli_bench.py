@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import click
 
-from agents.bench.throughput import Throughput, measure_throughput
+from agents.bench.latency import measure_latency
+from agents.bench.memory import ALLOWANCE, measure_memory
+from agents.bench.scoring import measure_scoring
+from agents.bench.throughput import measure_throughput
 from agents.options import echo_json, json_option
 
 
 @click.group()
 def bench() -> None:
     """Measure speed; medians and ratios of one run on one machine."""
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 @bench.command()
@@ -24,14 +31,10 @@ def throughput(records: int, repeats: int, as_json: bool) -> None:
     Example:
       eddy bench throughput --json
     """  # noqa: D301 (click keeps the lines after a real backspace as they are)
-    found = measure_throughput(records, repeats, lambda text: click.echo(text, err=True))
+    found = measure_throughput(records, repeats, _say)
     if as_json:
         echo_json(found)
-    else:
-        _show(found)
-
-
-def _show(found: Throughput) -> None:
+        return
     for name in ("faust_noop", "fetch_decode", "worker_anomalies", "worker_all"):
         value = getattr(found, name)
         click.echo(
@@ -39,3 +42,67 @@ def _show(found: Throughput) -> None:
             f"{value / found.fetch_decode:5.2f} x fetch_decode"
         )
     click.echo(f"{found.machine}; {found.records:,} records, medians of {found.repeats}")
+
+
+@bench.command()
+@click.option("--rate", default=10_000, show_default=True, help="Records/s to produce.")
+@click.option("--seconds", default=20, show_default=True, help="For how long.")
+@json_option
+def latency(rate: int, seconds: int, as_json: bool) -> None:
+    """Measure the time from produce to scored event, at a steady rate.
+
+    \b
+    Example:
+      eddy bench latency --rate 10000
+    """  # noqa: D301
+    found = measure_latency(rate, seconds, _say)
+    if as_json:
+        echo_json(found)
+        return
+    for name in ("echo", "scored"):
+        value = getattr(found, name)
+        click.echo(
+            f"{name:7} p50 {value.p50:7.1f} ms  p99 {value.p99:7.1f} ms  max {value.max:7.1f} ms"
+        )
+    click.echo(f"{found.machine}; {found.rate:,} records/s for {found.seconds} s")
+
+
+@bench.command()
+@click.option("--keys", default=100_000, show_default=True, help="Keys with a full window.")
+@json_option
+def memory(keys: int, as_json: bool) -> None:
+    """Measure the memory that the windows of many keys take.
+
+    \b
+    Example:
+      eddy bench memory --keys 100000
+    """  # noqa: D301
+    found = measure_memory(keys)
+    if as_json:
+        echo_json(found)
+        return
+    for name in ("windows", "state", "held", "resident"):
+        value = getattr(found, name)
+        click.echo(f"{name:9} {value:8,.0f} bytes a key  {value / found.windows:5.2f} x windows")
+    click.echo(f"{found.machine}; {found.keys:,} keys; at most {ALLOWANCE} x is meant")
+
+
+@bench.command()
+@click.option("--windows", default=8192, show_default=True, help="Windows in a batch.")
+@click.option("--repeats", default=5, show_default=True, help="Runs of each; medians are given.")
+@json_option
+def scoring(windows: int, repeats: int, as_json: bool) -> None:
+    """Measure windows/s of lstm_ae beside a bare forward of the same network.
+
+    \b
+    Example:
+      eddy bench scoring --windows 8192
+    """  # noqa: D301
+    found = measure_scoring(windows, repeats)
+    if as_json:
+        echo_json(found)
+        return
+    for name in ("bare", "detector"):
+        value = getattr(found, name)
+        click.echo(f"{name:9} {value:>9,.0f} windows/s  {value / found.bare:5.2f} x bare")
+    click.echo(f"{found.machine}; {found.windows:,} windows, medians of {found.repeats}")

@@ -12,7 +12,7 @@ from agents.archiving import Quarantine
 from agents.encode import Encoder, feature_names
 from agents.keys import KeyTable, group
 from agents.labels import window_labels
-from agents.pipeline import route_layout
+from agents.layout import route_layout
 from agents.records import Records
 from agents.templates import mine
 from agents.window import Windows, make_windower

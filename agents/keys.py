@@ -78,6 +78,8 @@ def grow(array: Array, rows: int, fill: float = 0) -> Array:
     """
     if rows <= len(array):
         return array
-    larger = np.full((rows + rows // 8 + 16, *array.shape[1:]), fill, dtype=array.dtype)
+    shape = (rows + rows // 8 + 16, *array.shape[1:])
+    # pages of zeros that nobody has written to take no memory yet
+    larger = np.zeros(shape, array.dtype) if fill == 0 else np.full(shape, fill, array.dtype)
     larger[: len(array)] = array
     return larger  # type: ignore[return-value]

@@ -42,7 +42,6 @@ class RouteState:
         gap = int(stream.alerts.incident_gap)
         self.incidents = IncidentBook(name, route, self._per_day, gap)
         self.newest = -(2**62)
-        self.asked_for_model = False
         self.unscored = 0
         self.model_id: str | None = None
         self.templates: dict[int, str] = {}

@@ -13,10 +13,11 @@ import numpy as np
 from agents.account import Ledger
 from agents.decode import Decoder
 from agents.history import file_fetches
+from agents.judge import Result
 from agents.labels import window_labels
 from agents.metrics import detection_metrics
 from agents.partition import PartitionState
-from agents.pipeline import Pipeline, Result
+from agents.pipeline import Pipeline
 from agents.publish import Judged
 from agents.records import Records
 from connectors.base import Fetch, Sink

@@ -67,6 +67,30 @@ class Fetch:
             None if self.origins is None else self.origins[rows],
         )
 
+    @classmethod
+    def join(cls, parts: Sequence[Fetch]) -> Fetch:
+        """Join consecutive fetches of one partition; at least one."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        origins = None
+        if any(part.origins is not None for part in parts):
+            origins = [origin for part in parts for origin in part.sources()]
+        return cls(
+            first.partition,
+            np.concatenate([part.offsets for part in parts]),
+            np.concatenate([part.timestamps for part in parts]),
+            [key for part in parts for key in part.keys],
+            [value for part in parts for value in part.values],
+            origins,
+        )
+
+    def sources(self) -> Sequence[Origin]:
+        """Return where each record was first read: here, unless it was rewritten."""
+        if self.origins is not None:
+            return self.origins
+        return [Origin(*self.partition, offset) for offset in self.offsets.tolist()]
+
 
 class Output(NamedTuple):
     """A message to publish.

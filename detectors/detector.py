@@ -112,7 +112,7 @@ class Detector(ABC):
     caps: ClassVar[Capabilities]
     Config: ClassVar[type[msgspec.Struct]]
     chunk: ClassVar[int] = 8192
-    """Windows scored in one pass; bounds memory and changes no score."""
+    """Windows scored in one pass on a CPU; bounds memory and changes no score."""
 
     def __init__(self, *, seed: int = 0, device: str = "cpu", **settings: Any) -> None:
         try:
@@ -228,7 +228,9 @@ class Detector(ABC):
             If the windows have other features, fields or (where it matters) more steps.
         """
         batch = self._accept(windows)
-        parts = [self._score_chunk(part, explain) for part in batch.chunks(self.chunk)]
+        # smaller chunks are for the caches of a CPU; on another device they would only cost calls
+        size = self.chunk if self.device == "cpu" else max(self.chunk, Detector.chunk)
+        parts = [self._score_chunk(part, explain) for part in batch.chunks(size)]
         return Scores.concatenate(parts) if parts else self._score_chunk(batch, explain)
 
     def _score_chunk(self, batch: WindowBatch, explain: Explain) -> Scores:

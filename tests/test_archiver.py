@@ -8,7 +8,7 @@ import pytest
 
 from agents.archiver import ROWS, SECONDS, Archiver
 from agents.archiving import record_archive
-from agents.pipeline import Result
+from agents.judge import Result
 from connectors.storage import Storage
 from schemas.errors import SetupError
 from tests.pipelines import config, fetch, fitted, payments

@@ -66,6 +66,12 @@ FETCH_WAIT_MS = 500
 # partition with a backlog does not keep the others waiting.
 FETCH_RECORDS = 4096
 
+# A broker answers as soon as it has one record. At a moderate rate that would make hundreds of
+# polls a second of a record or two each, which cost more than the records do. So what has come
+# waits a moment for more, unless the poll before brought a good many.
+LINGER_SECONDS = 0.005
+GOOD_MANY = 1024
+
 # A poll waits inside the thread; outside, only a thread that hangs makes it take longer.
 POLL_GRACE_SECONDS = 30.0
 
@@ -118,6 +124,9 @@ class ConsumerThread(AIOKafkaConsumerThread):
 
     # The assignment that positions belong to: set with them, read with the records (see _poll).
     epoch = 0
+
+    # Records that the last poll brought.
+    _brought = 0
 
     # Since when each partition without fetched records has been asked for some.
     _asked: Mapping[TopicPartition, float] = {}
@@ -175,6 +184,8 @@ class ConsumerThread(AIOKafkaConsumerThread):
         consumer._coordinator.check_errors()
         with fetcher._subscriptions.fetch_context():
             await _records_there(fetcher, places, seconds)
+            if self._brought < GOOD_MANY and places & fetcher._records.keys():
+                await asyncio.sleep(LINGER_SECONDS)
         # No await from here on: nothing may move between the records and the epoch. aiokafka's own
         # fetched_records is not used: an error in one partition makes it drop what it has taken
         # from another, and it would wait for the end of a rebalance with the old partitions.
@@ -190,6 +201,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
             else:
                 if records:
                     fetches.append(to_fetch(partition, records))
+        self._brought = sum(map(len, fetches))
         return Poll(
             self.epoch,
             fetches,

@@ -1,0 +1,125 @@
+"""What the benchmarks run on: one topic of made-up records, and a pipeline that reads it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from agents.decode import Decoder
+from agents.fitting import build_history, fit_route
+from agents.registry import Registry
+from connectors.base import Fetch, Output, Partition
+from connectors.kafka.admin import TopicSpec, ensure_topics
+from connectors.kafka.health import Health
+from connectors.kafka.publisher import Publisher
+from connectors.storage import Storage
+from schemas.config import Kafka
+from schemas.parse import parse_pipeline
+
+TOPIC = "bench"
+STREAM = "bench"
+KEYS = 10_000
+PARTITIONS = 4
+NUMBERS = "abcdef"
+SIZE = 16
+FIT_ON = 250_000
+BATCH = 20_000
+START_NS = 1_700_000_000 * 10**9
+STEP_NS = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """Messages of 8 fields (key, time, 6 numbers), and their Kafka keys."""
+
+    values: list[bytes]
+    keys: list[bytes]
+
+
+def make_messages(ids: Sequence[int], start_ns: int = START_NS) -> Messages:
+    """Make a message for each of ``ids``, the numbers of their entities; a millisecond apart."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(len(ids), len(NUMBERS))).round(4).tolist()
+    values = [
+        msgspec.json.encode(
+            {
+                "key": f"key-{k}",
+                "time": start_ns + i * STEP_NS,
+                **dict(zip(NUMBERS, row, strict=True)),
+            }
+        )
+        for i, (k, row) in enumerate(zip(ids, rows, strict=True))
+    ]
+    return Messages(values, [f"key-{k}".encode() for k in ids])
+
+
+def random_messages(records: int) -> Messages:
+    """Make messages of ``KEYS`` entities in random order."""
+    return make_messages(np.random.default_rng(0).integers(0, KEYS, records).tolist())
+
+
+def preload(kafka: Kafka, messages: Messages) -> None:
+    """Make the topic and fill it."""
+    ensure_topics(kafka, {TOPIC: TopicSpec(PARTITIONS)})
+    asyncio.run(_fill(kafka, messages))
+
+
+async def _fill(kafka: Kafka, messages: Messages) -> None:
+    publisher = Publisher(kafka, Health(300.0))
+    try:
+        for at in range(0, len(messages.values), BATCH):
+            pairs = zip(
+                messages.keys[at : at + BATCH], messages.values[at : at + BATCH], strict=True
+            )
+            await publisher.publish([Output(TOPIC, key, value) for key, value in pairs])
+    finally:
+        await publisher.stop()
+
+
+def document(emit: str, bootstrap: str, storage: str) -> dict[str, Any]:
+    """Make the pipeline file: sliding window of 16, detector ``pca``."""
+    return {
+        "name": f"bench-{emit}",
+        "kafka": {"bootstrap": bootstrap},
+        "storage": storage,
+        "streams": {
+            STREAM: {
+                "source": {"topic": TOPIC},
+                "key": "key",
+                "time": {"field": "time", "unit": "ns"},
+                "fields": dict.fromkeys(NUMBERS, "number"),
+                "window": {"kind": "sliding", "size": SIZE, "min_size": SIZE},
+                "detectors": ["pca"],
+                "emit": emit,
+            }
+        },
+    }
+
+
+def make_pipeline(emit: str, bootstrap: str, folder: Path, values: list[bytes]) -> Path:
+    """Write the pipeline file, make its topics, and fit its model on part of the messages."""
+    made = document(emit, bootstrap, str(folder / emit))
+    config = parse_pipeline(msgspec.json.decode(msgspec.json.encode(made)))
+    stream = config.streams[STREAM]
+    n = min(len(values), FIT_ON)
+    fetch = Fetch(
+        Partition(TOPIC, 0), np.arange(n), np.zeros(n, dtype=np.int64), [None] * n, values[:n]
+    )
+    records = Decoder(STREAM, stream, config.limits)(fetch).records
+    model = fit_route(STREAM, stream, stream.routes[0], build_history(stream, [records]))
+    registry = Registry(Storage(config.storage))
+    registry.promote(STREAM, "pca", registry.save(model))
+    spec = {
+        f"{config.name}.{STREAM}.{kind}": TopicSpec(PARTITIONS) for kind in ("scored", "alerts")
+    }
+    own = ("dead-letters", "retrain", "models", "accounts")
+    ensure_topics(config.kafka, spec | {f"{config.name}.{name}": TopicSpec(1) for name in own})
+    path = folder / f"{emit}.yaml"
+    path.write_bytes(msgspec.json.encode(made))
+    return path

@@ -1,0 +1,226 @@
+"""judge: scored windows of one partition are decided on, explained, gathered and watched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from agents.archiving import quarantine_table
+from agents.decide import Verdicts
+from agents.explain import reasons
+from agents.partition import PartitionState, RouteState
+from agents.publish import Envelope, EventIds, Judged, emitted, scored_events
+from agents.records import Floats, Ints, Records
+from agents.score import arrays
+from agents.watch import drift_request, request_id
+from agents.window import Windows
+from connectors.base import Output, Partition
+from detectors.model import Model
+from schemas.messages import RetrainRequest
+
+
+class Observer(Protocol):
+    """Is shown what the pipeline sees and decides; changes nothing."""
+
+    def saw(self, records: Records, stream: str) -> None:
+        """Take note of decoded records, before the windows that they complete."""
+        ...
+
+    def __call__(self, state: PartitionState, route: str, judged: Judged) -> None:
+        """Take note of judged windows."""
+        ...
+
+
+@dataclass(slots=True)
+class Result:
+    """What some fetches led to.
+
+    Attributes
+    ----------
+    outputs
+        Messages to publish, those of one key in order.
+    positions
+        The next offset of each partition, to be committed once the outputs are safe.
+    archive
+        Records to keep for training, by stream and partition.
+    quarantine
+        Which windows of theirs were anomalous.
+    """
+
+    outputs: list[Output] = field(default_factory=list)
+    positions: dict[Partition, int] = field(default_factory=dict)
+    archive: list[tuple[str, Partition, pa.Table]] = field(default_factory=list)
+    quarantine: list[tuple[str, Partition, pa.Table]] = field(default_factory=list)
+
+
+MISSING_MODEL_AFTER = 2_000
+"""Windows without a model after which one is asked for: fewer are not worth fitting on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Consecutive windows of one partition with their ``[W]`` scores by one model."""
+
+    state: PartitionState
+    label: str
+    windows: Windows
+    records: Records | None
+    model: Model
+    scores: Floats
+
+    @property
+    def route(self) -> RouteState:
+        """What the route has learned of the partition."""
+        return self.state.routes[self.label]
+
+
+class Judge:
+    """Decides about windows in the order of their partition, and says so.
+
+    Parameters
+    ----------
+    ids
+        What hashes the windows of each stream and route.
+    envelope
+        What wraps messages.
+    clock
+        Returns ns since 1970 UTC; enters ``processed_at`` and latencies only.
+
+    Attributes
+    ----------
+    observe
+        Called with everything that was decided, published or not.
+    """
+
+    def __init__(
+        self,
+        ids: Mapping[tuple[str, str], EventIds],
+        envelope: Envelope,
+        clock: Callable[[], int],
+    ) -> None:
+        self.observe: Observer | None = None
+        self._ids, self._envelope, self._clock = ids, envelope, clock
+
+    def __call__(self, scored: Scored, result: Result) -> None:
+        """Judge windows, and put what is to be published about them into ``result``."""
+        state, route, windows = scored.state, scored.route, scored.windows
+        partial = windows.length < windows.num.shape[1]
+        judged = self._named(scored, route.decider(scored.scores, windows.end, partial))
+        anomalies = np.flatnonzero(judged.verdicts.is_anomaly)
+        if len(anomalies):
+            self._explain(scored, judged, anomalies, result)
+        if self.observe is not None:
+            self.observe(state, scored.label, judged)
+        result.outputs += scored_events(
+            self._envelope.topics.scored(state.name),
+            state.name,
+            scored.label,
+            state.partition,
+            judged,
+            self._clock(),
+        )
+        route.newest = max(route.newest, int(windows.end.max()))
+        result.outputs += map(self._envelope.incident, route.incidents.close_before(route.newest))
+        ledger = state.ledger
+        ledger.scored += len(windows)
+        ledger.anomalies += len(anomalies)
+        ledger.incidents = sum(r.incidents.opened for r in state.routes.values())
+        ledger.suppressed = sum(r.incidents.suppressed for r in state.routes.values())
+        self._watch(scored, result)
+
+    def unscored(
+        self, state: PartitionState, label: str, ends: Ints, enough: float, result: Result
+    ) -> None:
+        """Count windows, of event times ``ends``, that no model can score.
+
+        The window that makes ``enough`` of them asks for a model.
+        """
+        route, count = state.routes[label], len(ends)
+        state.ledger.unscored += count
+        asking = max(math.ceil(enough), 1) - route.unscored - 1
+        route.unscored += count
+        if not 0 <= asking < count:
+            return
+        time = int(ends[asking])
+        request = RetrainRequest(
+            request_id=request_id(state.name, label, None, "missing"),
+            stream=state.name,
+            route=label,
+            reason="missing",
+            detail="windows arrive and no model has been fitted",
+            data_from=state.first_time or 0,
+            data_to=time,
+            model_id=None,
+            requested_at=time,
+        )
+        result.outputs.append(self._envelope.request(request))
+
+    def _named(self, scored: Scored, verdicts: Verdicts) -> Judged:
+        """Give the windows that are to be published their ids."""
+        state, windows, records = scored.state, scored.windows, scored.records
+        ids, emit = self._ids[state.name, scored.label], state.stream.emit
+        sampled = ids(windows, records, range(len(windows))) if emit.mode == "sample" else None
+        out = np.flatnonzero(emitted(emit, verdicts, sampled)).tolist()
+        names = [sampled[i] for i in out] if sampled else ids(windows, records, out)
+        return Judged(
+            windows,
+            records,
+            scored.scores,
+            verdicts,
+            scored.model.model_id,
+            scored.model.detector.caps.name,
+            {},
+            {},
+            dict(zip(out, names, strict=True)),
+        )
+
+    def _explain(
+        self, scored: Scored, judged: Judged, anomalies: NDArray[np.intp], result: Result
+    ) -> None:
+        """Explain anomalies and gather them into incidents."""
+        state, route = scored.state, scored.route
+        newest = np.maximum(np.maximum.accumulate(judged.windows.end), route.newest)
+        few = judged.windows.select(anomalies)
+        whys = reasons(
+            scored.model.description.layout,
+            few,
+            scored.model.explain(arrays(few)),
+            records=judged.records,
+            fields=state.stream.of_type("category"),
+            templates=route.templates,
+            sensitive=[n for n, f in state.stream.fields.items() if f.sensitive],
+        )
+        surge = np.zeros(len(few), dtype=bool)
+        for position, (index, why) in enumerate(zip(anomalies.tolist(), whys, strict=True)):
+            judged.contributions[index] = why.top
+            placed = route.incidents.add(
+                judged.ids[index],
+                judged.windows.key[index],
+                int(judged.windows.end[index]),
+                int(newest[index]),
+                float(judged.scores[index]),
+                float(judged.verdicts.p_value[index]),
+                float(judged.verdicts.threshold[index]),
+                why,
+            )
+            surge[position] = placed.surge
+            if placed.incident_id is not None:
+                judged.incidents[index] = placed.incident_id
+            result.outputs += map(self._envelope.incident, placed.messages)
+        if state.stream.archive:
+            table = quarantine_table(state.partition, few, surge)
+            result.quarantine.append((state.name, state.partition, table))
+
+    def _watch(self, scored: Scored, result: Result) -> None:
+        """Ask for a new model where the windows have drifted from what the model knows."""
+        state, model = scored.state, scored.model
+        for finding, time in scored.route.watcher(arrays(scored.windows), scored.scores):
+            since = max(state.first_time or 0, model.description.data_from)
+            request = drift_request(state.name, scored.label, model.model_id, finding, time, since)
+            result.outputs.append(self._envelope.request(request))

@@ -1,0 +1,43 @@
+"""score: the windows of all partitions that wait for the same model go through it in one call."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from agents.records import Floats
+from agents.templates import code_of
+from agents.window import Windows
+from detectors.model import Model
+from detectors.windows import WindowArrays
+from schemas.config import Route, Stream
+
+
+def matching(windows: Windows, stream: Stream, route: Route) -> Windows:
+    """Pick the windows that a route's rules let through."""
+    if not route.when or not len(windows):
+        return windows
+    last = windows.cat[np.arange(len(windows)), windows.length - 1]
+    fields = stream.of_type("category")
+    keep = np.ones(len(windows), dtype=bool)
+    for name, values in route.when.items():
+        keep &= np.isin(last[:, fields.index(name)], [code_of(value) for value in values])
+    return windows.select(keep)
+
+
+def arrays(windows: Windows) -> WindowArrays:
+    """Return what a model needs of windows."""
+    return WindowArrays(windows.num, windows.cat, windows.length, windows.end)
+
+
+def score_together(model: Model, parts: list[Windows]) -> list[Floats]:
+    """Score the windows of several partitions in one call."""
+    if len(parts) == 1:
+        return [model.score(arrays(parts[0]))]
+    joined = WindowArrays(
+        np.concatenate([p.num for p in parts]),
+        np.concatenate([p.cat for p in parts]),
+        np.concatenate([p.length for p in parts]),
+        np.concatenate([p.end for p in parts]),
+    )
+    scores = model.score(joined)
+    return np.split(scores, np.cumsum([len(p) for p in parts])[:-1])

@@ -77,7 +77,9 @@ def fit(
     if bool(paths) == from_topic:
         msg = "give either --input FILE or --from-topic"
         raise click.UsageError(msg)
-    decoder = Decoder(name, config.streams[name], config.limits, label)
+    decoder = Decoder(
+        name, config.streams[name], config.limits, label, None if from_topic else time.time_ns()
+    )
     source: Iterable[list[Fetch]]
     if from_topic:
         source = _topic_fetches(config, name)
@@ -175,7 +177,7 @@ def replay_command(
         raise click.UsageError(msg)
     if partitions is not None:
         config = msgspec.structs.replace(config, partitions=partitions)
-    pipeline = Pipeline(config, time.time_ns, label=label, rekeyed=False)
+    pipeline = Pipeline(config, time.time_ns, label=label, rekeyed=False, now=time.time_ns())
     routes = [(name, route.label) for route in config.streams[name].routes]
     registry = Registry(Storage(config.storage))
     device = pick_device(config.scoring.device)

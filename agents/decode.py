@@ -32,10 +32,21 @@ class Decoder:
         Bounds on sizes and times.
     label
         A field that holds each record's label, for measuring; it is never a feature.
+    now
+        For records without a time of the log, as those of files: no event is later than this time
+        of reading (ns since 1970 UTC) by more than ``max_future``.
     """
 
-    def __init__(self, name: str, stream: Stream, limits: Limits, label: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        stream: Stream,
+        limits: Limits,
+        label: str | None = None,
+        now: int | None = None,
+    ) -> None:
         self.name = name
+        self._now = now
         self._label = label
         self.stream = stream
         self.limits = limits
@@ -95,6 +106,8 @@ class Decoder:
         log_time = fetch.timestamps[source]
         raw = None if stream.time.field is None else table.column(stream.time.field)
         time, problems = parse_times(stream.time, raw, log_time)
+        # files have no time of the log; the event time stands in
+        latest = np.where(log_time > 0, log_time, time if self._now is None else self._now)
         log_time = np.where(log_time > 0, log_time, time)
         keys = self._keys(table)
         numbers = [as_floats(table.column(name)) for name in stream.of_type("number")]
@@ -121,8 +134,8 @@ class Decoder:
             reason: Any = "bad_time" if problems[index] == BAD_TIME else "missing_time"
             shown = "" if raw is None else repr(raw[index])[:100]
             bad[index] = Bad(reason, f"{stream.time.field}: {shown}")
-        for index in map(int, np.flatnonzero(time > log_time + int(self.limits.max_future))):
-            ahead = (int(time[index]) - int(log_time[index])) // 10**9
+        for index in map(int, np.flatnonzero(time > latest + int(self.limits.max_future))):
+            ahead = (int(time[index]) - int(latest[index])) // 10**9
             bad.setdefault(index, Bad("future_time", f"{ahead} s ahead of the log's time"))
         self._weed(table, keys, bad)
         if not bad:

@@ -50,6 +50,8 @@ class Pipeline:
     rekeyed
         Whether records come from the re-keying stage where a stream needs one; files, which are
         read as if keyed by entity, come straight from the source topic.
+    now
+        For files, the time of reading; see :class:`agents.decode.Decoder`.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Pipeline:
         *,
         label: str | None = None,
         rekeyed: bool = True,
+        now: int | None = None,
     ) -> None:
         self.config = config
         self.topics = Topics(config.name)
@@ -78,7 +81,7 @@ class Pipeline:
                 msg = f"streams.{name}.source.topic: {topic!r} feeds another stream too"
                 raise ConfigError(msg)
             self._stream_of[topic] = name
-            self.decoders[name] = Decoder(name, stream, config.limits, label)
+            self.decoders[name] = Decoder(name, stream, config.limits, label, now)
             for route in stream.routes:
                 layout = route_layout(name, stream, route)
                 self.layouts[name, route.label] = layout

@@ -14,9 +14,9 @@ from agents.cli import foreign_owners
 from tests.pipelines import document, payments
 
 
-def eddy(*arguments: object) -> subprocess.CompletedProcess[str]:
+def eddy(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "agents", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @pytest.fixture

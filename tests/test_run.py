@@ -2,74 +2,20 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from kafka import KafkaConsumer, TopicPartition
 
 from connectors.broker import Broker
-from schemas import messages
-from schemas.messages import Account, ScoredEvent
 from tests.pipelines import document, payments
+from tests.running import by_id, consume, wait_for, worker
 from tests.test_cli import eddy
 
 pytestmark = pytest.mark.broker
 RECORDS = 3000
 PATIENCE = 90.0
-
-
-def consume(bootstrap: str, topic: str) -> list[bytes]:
-    """Read a topic to its end with a client of its own."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
-    try:
-        partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        ends = consumer.end_offsets(partitions)
-        values: list[bytes] = []
-        while any(consumer.position(p) < ends[p] for p in partitions):
-            for records in consumer.poll(500).values():
-                values += [record.value for record in records]
-        return values
-    finally:
-        consumer.close()
-
-
-@contextmanager
-def worker(pipeline: Path) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "agents", "run", str(pipeline), "--port", "0"]
-    )
-    try:
-        yield process
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 0
-    finally:
-        process.kill()
-        process.wait()
-
-
-def accounted(bootstrap: str, topic: str) -> int:
-    newest: dict[int, int] = {}
-    for value in consume(bootstrap, topic):
-        account = messages.decode(value, Account)
-        newest[account.partition] = account.records_in
-    return sum(newest.values())
-
-
-def by_id(values: list[bytes]) -> dict[str, ScoredEvent]:
-    events = [messages.decode(value, ScoredEvent) for value in values]
-    found = {event.event_id: event for event in events}
-    assert len(found) == len(events), "an event was published twice"
-    return found
 
 
 def test_run_equals_replay(broker: Broker, topic_name: str, tmp_path: Path) -> None:
@@ -94,9 +40,7 @@ def test_run_equals_replay(broker: Broker, topic_name: str, tmp_path: Path) -> N
     sent = eddy("produce", pipeline, "-i", today)
     assert sent.returncode == 0, sent.stderr
     with worker(pipeline):
-        limit = time.monotonic() + PATIENCE
-        while accounted(broker.bootstrap, f"{topic_name}.accounts") < RECORDS:
-            assert time.monotonic() < limit, "the worker did not get through"
+        wait_for(broker.bootstrap, f"{topic_name}.accounts", RECORDS, PATIENCE)
     published = by_id(consume(broker.bootstrap, f"{topic_name}.payments.scored"))
     scored = tmp_path / "scored.jsonl"
     replayed = eddy("replay", pipeline, "-i", today, "--output", scored)

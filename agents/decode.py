@@ -71,11 +71,37 @@ class Decoder:
 
     def message_keys(self, values: Sequence[bytes | None]) -> list[str | None]:
         """Entity key of each message, ``None`` where none can be read."""
-        valid = [(i, v) for i, v in enumerate(values) if v]
-        parsed = self._format.parse([v for _, v in valid])
-        keys: list[str | None] = [None] * len(values)
-        for key, index in zip(self._keys(parsed.table), parsed.source.tolist(), strict=True):
-            keys[valid[index][0]] = key
+        return self._spread_keys(*self._parse(values), len(values))
+
+    def keys_and_times(self, values: Sequence[bytes | None]) -> tuple[list[str | None], Ints]:
+        """Entity key and event time of each message, for sending it.
+
+        Returns
+        -------
+        keys
+            ``n`` keys, ``None`` where none can be read.
+        times
+            ``[n]`` ns since 1970 UTC, of a message with several records the latest; 0 where no
+            time can be read, or the stream has none of its own.
+        """
+        table, message = self._parse(values)
+        times = np.zeros(len(values), dtype=np.int64)
+        if self.stream.time.field is not None:
+            raw = table.column(self.stream.time.field)
+            found, _ = parse_times(self.stream.time, raw, np.zeros(len(table), dtype=np.int64))
+            np.maximum.at(times, message, found)
+        return self._spread_keys(table, message, len(values)), times
+
+    def _parse(self, values: Sequence[bytes | None]) -> tuple[Table, Ints]:
+        """Parse what can be; return the rows, and the index of each row's message."""
+        valid = [i for i, value in enumerate(values) if value]
+        parsed = self._format.parse([value for value in values if value])
+        return parsed.table, np.asarray(valid, dtype=np.int64)[parsed.source]
+
+    def _spread_keys(self, table: Table, message: Ints, count: int) -> list[str | None]:
+        keys: list[str | None] = [None] * count
+        for key, index in zip(self._keys(table), message.tolist(), strict=True):
+            keys[index] = key
         return keys
 
     def _sift(self, fetch: Fetch) -> tuple[Sequence[int], list[tuple[int, Bad]], int]:

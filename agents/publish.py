@@ -85,7 +85,11 @@ class Judged:
 def scored_events(
     topic: str, stream: str, route: str, where: Partition, judged: Judged, processed_at: int
 ) -> list[Output]:
-    """Make the scored events of the windows that have an id."""
+    """Make the scored events of the windows that have an id.
+
+    They bear the log's time of the last record, as in Kafka Streams: event times may be older than
+    the retention of the topic.
+    """
     windows, verdicts = judged.windows, judged.verdicts
     start, end = windows.start.tolist(), windows.end.tolist()
     first, last = windows.first_offset.tolist(), windows.last_offset.tolist()
@@ -121,7 +125,7 @@ def scored_events(
             event_latency_ns=processed_at - end[i],
         )
         outputs.append(
-            Output(topic, (key or event_id).encode(), messages.encode(event), end[i] // _MS)
+            Output(topic, (key or event_id).encode(), messages.encode(event), log_time[i] // _MS)
         )
     return outputs
 
@@ -135,23 +139,22 @@ class Envelope:
     def incident(self, incident: Incident) -> Output:
         """Wrap an incident, keyed by its id."""
         topic = self.topics.alerts(incident.stream)
-        return self._wrap(topic, incident.incident_id, incident, incident.last_event)
+        return self._wrap(topic, incident.incident_id, incident)
 
     def request(self, request: RetrainRequest) -> Output:
         """Wrap a retraining request, keyed by stream and route."""
         key = f"{request.stream}/{request.route}"
-        return self._wrap(self.topics.retrain, key, request, request.requested_at)
+        return self._wrap(self.topics.retrain, key, request)
 
     def dead_letter(self, letter: DeadLetter) -> Output:
         """Wrap a dead letter, keyed by the position of its record."""
         key = f"{letter.topic}/{letter.partition}/{letter.offset}"
-        return self._wrap(self.topics.dead_letters, key, letter, None)
+        return self._wrap(self.topics.dead_letters, key, letter)
 
     def account(self, account: Account) -> Output:
         """Wrap an account; its topic keeps the newest of each stream and partition."""
         key = f"{account.stream}/{account.topic}/{account.partition}"
-        return self._wrap(self.topics.accounts, key, account, None)
+        return self._wrap(self.topics.accounts, key, account)
 
-    def _wrap(self, topic: str, key: str, message: Message, time: int | None) -> Output:
-        stamp = None if time is None else time // _MS
-        return Output(topic, key.encode(), messages.encode(message), stamp)
+    def _wrap(self, topic: str, key: str, message: Message) -> Output:
+        return Output(topic, key.encode(), messages.encode(message))

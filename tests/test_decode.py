@@ -115,3 +115,41 @@ def test_labels_are_read_beside_the_features() -> None:
 def test_keys_of_messages_without_one_are_none() -> None:
     assert decoder().message_keys([GOOD, b"{", None]) == ["a", None, None]
     assert len(decoder()(fetch(list(payments(50)))).records) == 50
+
+
+def test_keys_and_times_are_those_that_decoding_finds() -> None:
+    values = list(payments(50, jitter_ms=9000))
+    made = decoder()
+    keys, times = made.keys_and_times(values)
+    records = made(fetch(list(values))).records
+    assert (keys, times.tolist()) == (list(records.key), records.time.tolist())
+
+
+def test_messages_without_a_usable_time_have_none() -> None:
+    bad = [GOOD.replace(b"ts", b"st"), GOOD.replace(b"%d" % START_MS, b"-5"), b"{", b"", None]
+    no_key = GOOD.replace(b'"a"', b"null")
+    keys, times = decoder().keys_and_times([GOOD, *bad, no_key, GOOD])
+    assert keys == ["a", "a", "a", None, None, None, None, "a"]
+    assert times.tolist() == [at * 10**6 for at in (START_MS, 0, 0, 0, 0, 0, START_MS, START_MS)]
+    assert decoder().message_keys([GOOD, *bad, no_key, GOOD]) == keys
+
+
+def test_a_stream_without_event_times_has_none() -> None:
+    keys, times = decoder(time={}).keys_and_times([GOOD, GOOD])
+    assert (keys, times.tolist()) == (["a", "a"], [0, 0])
+
+
+def test_a_message_of_several_records_has_the_latest_of_their_times() -> None:
+    def message(*times: int | None) -> bytes:
+        table = pa.table({"card": ["a"] * len(times), "ts": pa.array(times, pa.int64())})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+    made = decoder(source={"topic": "payments", "format": "arrow"})
+    keys, times = made.keys_and_times(
+        [message(START_MS, START_MS + 9, START_MS + 2), b"?", message(None, START_MS), message()]
+    )
+    assert keys == ["a", None, "a", None]
+    assert times.tolist() == [(START_MS + 9) * 10**6, 0, START_MS * 10**6, 0]

@@ -3,19 +3,24 @@
 import asyncio
 import ssl
 from collections import defaultdict
+from pathlib import Path
 from random import Random
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import OutOfOrderSequenceNumber
+from kafka import KafkaAdminClient
 
 from connectors.base import Origin, Output, Partition
 from connectors.broker import Broker
+from connectors.checkpoints import Checkpoints, Place
 from connectors.kafka import publisher
 from connectors.kafka.admin import (
     TopicSpec,
+    _as_kafka,
     end_offsets,
     ensure_topics,
+    identify,
     topic_partitions,
     wait_for_broker,
 )
@@ -26,9 +31,10 @@ from connectors.kafka.publisher import Publisher
 from connectors.kafka.sink import KafkaSink
 from connectors.kafka.source import KafkaSource
 from connectors.partitioner import partition_of
+from connectors.storage import Storage
 from schemas.config import Kafka
 from schemas.errors import ConfigError, DataError, SetupError
-from tests.kafka_support import fill, make_topic, outputs, read
+from tests.kafka_support import eventually, fill, make_topic, outputs, read
 
 NOBODY = Kafka(bootstrap="127.0.0.1:1")
 
@@ -250,6 +256,37 @@ def test_looking_at_a_missing_topic_does_not_create_it(config: Kafka, topic_name
     with pytest.raises(SetupError, match="create it"):
         end_offsets(config, topic_name)
     assert topic_partitions(config, topic_name) is None
+
+
+@pytest.mark.broker
+def test_a_topic_made_again_has_another_id(
+    broker: Broker, config: Kafka, topic_name: str, tmp_path: Path
+) -> None:
+    other = f"{topic_name}-other"
+    make_topic(config, topic_name)
+    make_topic(config, other)
+    first = identify(config, [topic_name, other, f"{topic_name}-missing"])
+    assert set(first.topic_ids) == {topic_name, other}
+    assert first == identify(config, [topic_name, other])
+    assert identify(config, []).topic_ids == {}
+    with KafkaAdminClient(bootstrap_servers=broker.bootstrap.split(",")) as admin:
+        admin.delete_topics([topic_name])
+    assert eventually(lambda: topic_name not in identify(config, [topic_name]).topic_ids)
+    make_topic(config, topic_name)
+    second = identify(config, [topic_name, other])
+    assert second.cluster_id == first.cluster_id
+    assert second.topic_ids[other] == first.topic_ids[other]
+    assert second.topic_ids[topic_name] != first.topic_ids[topic_name]
+    # both can be parts of the names of checkpoints
+    checkpoints = Checkpoints(Storage(tmp_path), second.cluster_id)
+    place = Place(Partition(topic_name, 0), second.topic_ids[topic_name])
+    checkpoints.write(place, 1, 1, b"state")
+    assert [x.data for x in checkpoints.candidates(place, 1)] == [b"state"]
+
+
+def test_topic_ids_look_as_in_kafkas_own_tools() -> None:
+    # what org.apache.kafka.common.Uuid prints for these bytes
+    assert _as_kafka("00112233-4455-6677-8899-aabbccddeeff") == "ABEiM0RVZneImaq7zN3u_w"
 
 
 @pytest.mark.broker

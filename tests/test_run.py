@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from connectors.broker import Broker
+from schemas.config import Kafka
+from tests.kafka_support import make_topic, read
 from tests.pipelines import document, payments
 from tests.running import by_id, consume, wait_for, worker
 from tests.test_cli import eddy
@@ -52,3 +54,35 @@ def test_run_equals_replay(broker: Broker, topic_name: str, tmp_path: Path) -> N
         assert found.score == pytest.approx(event.score, rel=1e-5, abs=1e-6)
         assert found.is_anomaly == event.is_anomaly
         assert (found.partition, found.last_offset) == (event.partition, event.last_offset)
+
+
+@pytest.mark.parametrize("options", [[], ["--no-key"]])
+def test_produced_records_bear_their_event_times(
+    broker: Broker, topic_name: str, tmp_path: Path, options: list[str]
+) -> None:
+    made = document(source={"topic": topic_name}) | {"kafka": {"bootstrap": broker.bootstrap}}
+    pipeline, today = tmp_path / "pipeline.json", tmp_path / "today.jsonl"
+    pipeline.write_bytes(msgspec.json.encode(made))
+    config = Kafka(bootstrap=broker.bootstrap)
+    make_topic(config, topic_name, partitions=2)
+    good = payments(20, jitter_ms=5000)
+    began = time.time_ns()
+    later = [began // 10**6 + 86_400_000, began // 10**6 - 1000]
+    odd = [
+        b"{bad",
+        b'{"card": "card-1"}',
+        *(msgspec.json.encode({"card": "card-1", "ts": at}) for at in later),
+    ]
+    today.write_bytes(b"\n".join([*good, *odd]))
+    sent = eddy("produce", pipeline, "-i", today, *options)
+    assert sent.returncode == 0, sent.stderr
+    found = {
+        value: at
+        for fetch in read(config, topic_name)
+        for value, at in zip(fetch.values, fetch.timestamps.tolist(), strict=True)
+    }
+    assert len(found) == len(good) + len(odd)
+    for value in [*good, odd[3]]:
+        assert found[value] == msgspec.json.decode(value)["ts"] * 10**6
+    for value in odd[:3]:
+        assert began <= found[value] + 10**6 <= time.time_ns() + 10**6

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,10 +19,12 @@ from schemas.config import Kafka
 from schemas.errors import SetupError
 
 __all__ = [
+    "Identity",
     "TopicReport",
     "TopicSpec",
     "end_offsets",
     "ensure_topics",
+    "identify",
     "topic_partitions",
     "wait_for_broker",
 ]
@@ -74,6 +78,23 @@ class TopicReport:
     mismatched: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells a cluster and its topics from others of the same name.
+
+    Attributes
+    ----------
+    cluster_id
+        Id of the cluster.
+    topic_ids
+        Id of each topic by name, written as Kafka's own tools do. A topic that is deleted and made
+        again gets another one.
+    """
+
+    cluster_id: str
+    topic_ids: Mapping[str, str]
+
+
 def ensure_topics(config: Kafka, topics: Mapping[str, TopicSpec]) -> TopicReport:
     """Create the topics that are missing, and return when all of them have leaders.
 
@@ -109,6 +130,24 @@ def topic_partitions(config: Kafka, topic: str) -> int | None:
     """
     with _admin(config) as admin:
         return _described(admin, [topic]).get(topic)
+
+
+def identify(config: Kafka, topics: Iterable[str]) -> Identity:
+    """Return the ids of the cluster and of topics; a topic that there is not is left out.
+
+    Raises
+    ------
+    SetupError
+        If the broker cannot be reached, refuses, or is too old to have ids.
+    """
+    with _admin(config) as admin:
+        cluster_id = admin.describe_cluster()["cluster_id"]
+        found = admin.describe_topics(list(topics))
+    ids = {x["name"]: x.get("topic_id") for x in found if not x["error_code"]}
+    if cluster_id is None or None in ids.values():
+        msg = f"the Kafka broker at {config.bootstrap} has no ids: Eddy needs Kafka 2.8 or later"
+        raise SetupError(msg)
+    return Identity(cluster_id, {name: _as_kafka(topic_id) for name, topic_id in ids.items()})
 
 
 def end_offsets(config: Kafka, topic: str) -> dict[Partition, int]:
@@ -166,6 +205,11 @@ def _create(admin: KafkaAdminClient, name: str, spec: TopicSpec, replication: in
     except TopicAlreadyExistsError:
         return False
     return True
+
+
+def _as_kafka(topic_id: str) -> str:
+    """Write a UUID as Kafka does: base64 in letters that files and URLs may have, unpadded."""
+    return base64.urlsafe_b64encode(uuid.UUID(topic_id).bytes).decode().rstrip("=")
 
 
 def _described(admin: KafkaAdminClient, topics: list[str]) -> dict[str, int]:

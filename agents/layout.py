@@ -53,7 +53,7 @@ def check_state(state: State, layout: Mapping[str, str], models: Mapping[str, Mo
         if made_for != wanted:
             msg = (
                 f"the state of a partition of {layout['stream']} was made for {name} = "
-                f"{made_for}, the pipeline has {wanted}"
+                f"{made_for}, the pipeline has {wanted}; the partition must begin anew"
             )
             raise DataError(msg)
     for route, model_id in state["models"].items():
@@ -61,6 +61,6 @@ def check_state(state: State, layout: Mapping[str, str], models: Mapping[str, Mo
         if given != model_id:
             msg = (
                 f"the state of a partition of {layout['stream']}/{route} was made with model "
-                f"{model_id}, not {given}"
+                f"{model_id}, not {given}; load that model, or let the partition begin anew"
             )
             raise ArtefactError(msg)

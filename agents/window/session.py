@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.encode import Features
 from agents.keys import Groups, group, grow
@@ -65,22 +64,23 @@ class SessionWindows:
         """Copy the open sessions in the order of their opening; their slots mean nothing."""
         slots = np.flatnonzero(self._is_open)
         slots = slots[np.argsort(self._state["number"][slots])]
-        num, cat = self._content(slots)
+        names = [self._name[slot] for slot in slots.tolist()]
         return {
             "newest": self._newest,
             "opened": self._opened,
-            "names": [list(self._name[slot]) for slot in slots.tolist()],
-            "num": num,
-            "cat": cat,
-            "sessions": {name: array[slots] for name, array in self._state.items()},
+            "key": [key for key, _ in names],
+            "session": [session for _, session in names],
+            "num": self._num.take(slots, 0),
+            "cat": self._cat.take(slots, 0),
+            "state": {name: array[slots] for name, array in self._state.items()},
         }
 
     def restore(self, state: State) -> None:
         """Go on from a state."""
         self._newest, self._opened = state["newest"], state["opened"]
         self._num, self._cat = state["num"].copy(), state["cat"].copy()
-        self._state = {name: array.copy() for name, array in state["sessions"].items()}
-        self._name = [(key, session) for key, session in state["names"]]
+        self._state = {name: array.copy() for name, array in state["state"].items()}
+        self._name = list(zip(state["key"], state["session"], strict=True))
         self._is_open = np.ones(len(self._name), dtype=bool)
         # of sessions of one name the newest goes on, the others wait to be closed
         self._slot_of = {self._full_name(*name): slot for slot, name in enumerate(self._name)}
@@ -151,7 +151,8 @@ class SessionWindows:
         slots = over.tolist()
         names = [self._name[slot] for slot in slots]
         length = np.minimum(state["count"][over], self.window.size)
-        num, cat = self._content(over)
+        num, cat = self._num[over], self._cat[over]
+        self._num[over], self._cat[over] = 0, 0  # for the next ones in these slots
         start = state["start"][over]
         identity = [
             f"{session}@{begin}" if session else str(begin)
@@ -181,10 +182,3 @@ class SessionWindows:
 
     def _full_name(self, key: str, session: str) -> str:
         return key if self.window.id is None else f"{key}\0{session}"
-
-    def _content(self, slots: Ints) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """Copy the records of sessions; zero behind them, where an earlier session had some."""
-        padding = np.arange(self.window.size) >= self._state["count"][slots, None]
-        num, cat = self._num[slots], self._cat[slots]
-        num[padding], cat[padding] = 0, 0
-        return num, cat

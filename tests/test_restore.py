@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,14 +20,13 @@ from agents.judge import Result
 from agents.keys import KeyTable
 from agents.pipeline import Pipeline
 from agents.snapshot import pack, unpack
-from agents.window.session import SessionWindows
 from connectors.base import Fetch, Partition
 from detectors.model import Model
 from detectors.signals import Reference
 from schemas.errors import ArtefactError, DataError
 from schemas.messages import Account
+from tests.alike import assert_alike, assert_same
 from tests.pipelines import START_MS, config, fetch
-from tests.test_snapshot import assert_same
 
 RECORDS = 600
 NUMBERS = {
@@ -192,13 +190,6 @@ def test_the_records_of_these_tests_show_all_there_is() -> None:
 
 # -- every attribute -------------------------------------------------------------------------
 
-_NO_STATE = {
-    "_codes": "codes that are remembered change nothing",
-    "_matcher": "as above",
-    "_decoder": "has no state",
-    "_tests": "follow from the levels that they were fed, and are compared by what they find",
-}
-
 
 def assert_same_state(left: Pipeline, right: Pipeline) -> None:
     """Compare all that the partitions of two pipelines hold, by attribute and by snapshot."""
@@ -206,43 +197,6 @@ def assert_same_state(left: Pipeline, right: Pipeline) -> None:
     for partition in left._states:
         assert_same(left.snapshot(partition), right.snapshot(partition))
         assert_alike(left._states[partition], right._states[partition], "state")
-
-
-def assert_alike(left: Any, right: Any, where: str) -> None:
-    """Compare objects attribute by attribute, so that none can be forgotten in a state."""
-    assert type(left) is type(right), where
-    if isinstance(left, np.ndarray):
-        rows = min(len(left), len(right))  # one may have grown ahead of its need
-        np.testing.assert_array_equal(left[:rows], right[:rows], where)
-    elif isinstance(left, SessionWindows):  # whatever slot each session has
-        assert_same(left.state(), right.state(), where)
-        assert set(left._slot_of) == set(right._slot_of)
-    elif isinstance(left, Model):
-        assert left.model_id == right.model_id
-    else:
-        names, values = parts_of(left)
-        others, their_values = parts_of(right)
-        assert names == others, where
-        if names is None:
-            assert left == right, where
-        for name, value, theirs in zip(names or [], values, their_values, strict=True):
-            assert_alike(value, theirs, f"{where}.{name}")
-
-
-def parts_of(value: Any) -> tuple[list[Any] | None, list[Any]]:
-    """What an object is made of: names and values."""
-    if isinstance(value, dict):
-        return list(value), list(value.values())
-    if isinstance(value, list | deque) or type(value) is tuple:
-        return list(range(len(value))), list(value)
-    names = getattr(value, "__dict__", getattr(value, "__dataclass_fields__", None))
-    if names is None:
-        return None, []
-    kept = [name for name in names if name not in _NO_STATE]
-    values = [getattr(value, name) for name in kept]
-    if "_block" in kept:  # however it was cut
-        values[kept.index("_block")] = np.concatenate([np.empty(0), *value._block])
-    return kept, values
 
 
 # -- what a snapshot shares ------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from agents.snapshot import State, pack, unpack
 from schemas.errors import DataError
+from tests.alike import assert_same
 
 _DTYPES = st.one_of(
     hnp.boolean_dtypes(),
@@ -44,26 +44,6 @@ STATE: State = {
     "keys": [f"card-{i}" for i in range(300)],
     "open": [{"place": None, "score": 0.5}],
 }
-
-
-def assert_same(left: Any, right: Any, where: str = "state") -> None:
-    """Compare trees: types, the order of names, and arrays to the bit."""
-    assert type(left) is type(right), where
-    if isinstance(left, np.ndarray):
-        assert (left.dtype, left.shape) == (right.dtype, right.shape), where
-        assert left.tobytes() == right.tobytes(), where
-    elif isinstance(left, dict):
-        assert list(left) == list(right), where
-        for name, value in left.items():
-            assert_same(value, right[name], f"{where}.{name}")
-    elif isinstance(left, list):
-        assert len(left) == len(right), where
-        for index, pair in enumerate(zip(left, right, strict=True)):
-            assert_same(*pair, f"{where}[{index}]")
-    elif isinstance(left, float):
-        assert struct.pack("d", left) == struct.pack("d", right), where
-    else:
-        assert left == right, where
 
 
 @settings(max_examples=200, deadline=None)

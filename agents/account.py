@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from agents.snapshot import State, put_back
 from connectors.base import Partition
 from schemas.messages import Account
 
@@ -45,6 +46,14 @@ class Ledger:
         total = {name: mine[name] + theirs[name] for name in mine}
         return Ledger(**{**total, "first_offset": -1, "last_offset": -1})
 
+    def state(self) -> State:
+        """Copy the counts."""
+        return asdict(self)
+
+    def restore(self, state: State) -> None:
+        """Go on from counts."""
+        put_back(self, asdict(self), state)
+
 
 class RecentIds:
     """The last ``horizon`` record ids of a partition, to tell duplicates by."""
@@ -63,3 +72,11 @@ class RecentIds:
         if len(self._seen) > self._horizon:
             del self._seen[next(iter(self._seen))]
         return True
+
+    def state(self) -> State:
+        """Copy the state: the ids, oldest first."""
+        return {"seen": list(self._seen)}
+
+    def restore(self, state: State) -> None:
+        """Go on from a state."""
+        self._seen = dict.fromkeys(state["seen"])

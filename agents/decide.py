@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.records import Floats, Ints
+from agents.snapshot import State, copied, put_back
 from agents.tail import Tail
 from detectors.model import FULL, PARTIAL
 from detectors.split import CALIBRATION_SIZE
@@ -56,6 +57,15 @@ class _Calibration:
             self.tail = Tail.fit(self.recent)
         self._block = []
 
+    def state(self) -> State:
+        block = np.concatenate([np.empty(0), *self._block])
+        return {"recent": self.recent.copy(), "block": block}
+
+    def restore(self, state: State) -> None:
+        self.recent = state["recent"].copy()
+        self.tail = Tail.fit(self.recent)
+        self._block = [state["block"].copy()]
+
 
 class Decider:
     """Calibration and threshold of one route in one partition.
@@ -72,6 +82,8 @@ class Decider:
         The partition's share of the budget.
     """
 
+    _STATE = ("_windows_per_day", "_in_block", "_seen", "_first_time", "_last_time")
+
     def __init__(
         self, calibration: dict[str, Floats], windows_per_day: float, alerts_per_day: float
     ) -> None:
@@ -79,7 +91,7 @@ class Decider:
         enough = len(calibration[PARTIAL]) >= ENOUGH
         self._partial = _Calibration(calibration[PARTIAL]) if enough else self._full
         self._alerts_per_day = alerts_per_day
-        self._threshold = self._threshold_at(windows_per_day)
+        self._windows_per_day = windows_per_day
         self._in_block = 0
         self._seen = 0
         self._first_time = 0
@@ -93,7 +105,9 @@ class Decider:
     @property
     def threshold(self) -> float:
         """p-value at or below which a window is an anomaly now."""
-        return self._threshold
+        # false alarms may take a part of the budget; the rest is there for what is real
+        false_alarms = FALSE_ALARM_SHARE * self._alerts_per_day
+        return min(false_alarms / max(self._windows_per_day, 1e-9), HIGHEST_THRESHOLD)
 
     def __call__(self, scores: Floats, times: Ints, partial: NDArray[np.bool_]) -> Verdicts:
         """Judge ``[W]`` scores of consecutive windows with their event times and kinds."""
@@ -104,7 +118,7 @@ class Decider:
             p = self._full.tail.p_values(scores[part])
             if partial[part].any():
                 p = np.where(partial[part], self._partial.tail.p_values(scores[part]), p)
-            p_value[part], threshold[part] = p, self._threshold
+            p_value[part], threshold[part] = p, self.threshold
             self._full.keep(scores[part][~partial[part]], p[~partial[part]])
             if self._partial is not self._full:
                 self._partial.keep(scores[part][partial[part]], p[partial[part]])
@@ -126,9 +140,16 @@ class Decider:
             self._partial.end_block()
         elapsed = self._last_time - self._first_time
         if elapsed > 0:
-            self._threshold = self._threshold_at(self._seen / (elapsed / _DAY))
+            self._windows_per_day = self._seen / (elapsed / _DAY)
 
-    def _threshold_at(self, windows_per_day: float) -> float:
-        # false alarms may take a part of the budget; the rest is there for what is real
-        false_alarms = FALSE_ALARM_SHARE * self._alerts_per_day
-        return min(false_alarms / max(windows_per_day, 1e-9), HIGHEST_THRESHOLD)
+    def state(self) -> State:
+        """Copy the state."""
+        own = None if self._partial is self._full else self._partial.state()
+        return {**copied(self, self._STATE), "full": self._full.state(), "partial": own}
+
+    def restore(self, state: State) -> None:
+        """Go on from a state that was made with the same model."""
+        put_back(self, self._STATE, state)
+        self._full.restore(state["full"])
+        if self._partial is not self._full:
+            self._partial.restore(state["partial"])

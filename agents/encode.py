@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.keys import Groups, grow
+from agents.keys import Groups, grow, used
 from agents.records import Floats, Ints, Records
+from agents.snapshot import State, copied, put_back
 from agents.templates import CodeCache, Codes, TemplateMatcher
 from detectors.windows import GAP
 from schemas.config import Stream
@@ -42,8 +43,11 @@ class Features:
 class Encoder:
     """Encodes the records of one partition of a stream.
 
-    Holds the last value and time of each key, for features that refer to the record before.
+    Holds the last value and time of each key, for features that refer to the record before. The
+    codes that it remembers, and the templates that a model gave it, are no part of its state.
     """
+
+    _STATE = ("_last_time", "_last")
 
     def __init__(self, stream: Stream) -> None:
         self._matcher = TemplateMatcher()
@@ -89,6 +93,14 @@ class Encoder:
     def use_templates(self, templates: Sequence[str]) -> None:
         """Match log lines against these templates from now on."""
         self._matcher = TemplateMatcher(templates)
+
+    def state(self) -> State:
+        """Copy the state."""
+        return copied(self, self._STATE, used(self._last_time, -1))
+
+    def restore(self, state: State) -> None:
+        """Go on from a state."""
+        put_back(self, self._STATE, state)
 
     def _previous(self, records: Records, groups: Groups) -> tuple[Floats, Floats]:
         """Return each record's predecessor in its key, and the seconds since; ``NaN`` without."""

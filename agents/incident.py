@@ -13,7 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from agents.explain import Why, sentence
+from agents.snapshot import State
 from agents.surge import KEYS, SPAN, Surges
 from schemas.messages import Contribution, Incident
 
@@ -117,6 +120,23 @@ class IncidentBook:
     def finish(self) -> list[Incident]:
         """Close all incidents."""
         return self.close_before(2**62)
+
+    def state(self) -> State:
+        """Copy the state."""
+        return {
+            "opened": self.opened,
+            "suppressed": self.suppressed,
+            "openings": list(self._openings),
+            "open": [[place, msgspec.to_builtins(found)] for place, found in self._open.items()],
+            "surges": self._surges.state(),
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from a state."""
+        self.opened, self.suppressed = state["opened"], state["suppressed"]
+        self._openings = deque(state["openings"])
+        self._open = {place: msgspec.convert(found, _Open) for place, found in state["open"]}
+        self._surges.restore(state["surges"])
 
     def _close(self, places: Iterable[str | None], now: int) -> list[Incident]:
         messages = []

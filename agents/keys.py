@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.records import Ints
+from agents.snapshot import State
 
 Array = TypeVar("Array", bound=NDArray[Any])
 
@@ -32,6 +33,14 @@ class KeyTable:
                 if slot == -1:
                     found[index] = slots.setdefault(keys[index], len(slots))
         return np.array(found, dtype=np.int64)
+
+    def state(self) -> State:
+        """Copy the state: the keys in the order of their slots."""
+        return {"keys": list(self._slots)}
+
+    def restore(self, state: State) -> None:
+        """Go on from a state."""
+        self._slots = {key: slot for slot, key in enumerate(state["keys"])}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +92,8 @@ def grow(array: Array, rows: int, fill: float = 0) -> Array:
     larger = np.zeros(shape, array.dtype) if fill == 0 else np.full(shape, fill, array.dtype)
     larger[: len(array)] = array
     return larger  # type: ignore[return-value]
+
+
+def used(array: NDArray[Any], fill: float = 0) -> int:
+    """Count the rows of a ``[rows]`` array of :func:`grow` up to the last that was written to."""
+    return int(np.max(np.flatnonzero(array != fill), initial=-1)) + 1

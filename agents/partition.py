@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from agents.encode import Encoder, feature_names
 from agents.incident import IncidentBook
 from agents.keys import KeyTable, group
 from agents.records import Records
+from agents.snapshot import State
 from agents.templates import code_of
 from agents.watch import Watcher
 from agents.window import Windows, make_windower
@@ -34,7 +36,11 @@ class Ingested:
 
 
 class RouteState:
-    """What one route has learned of one partition: calibration, drift, incidents."""
+    """What one route has learned of one partition: calibration, drift, incidents.
+
+    ``model`` is the one that speaks in this partition; while a new one takes over partition by
+    partition, another may speak in the others.
+    """
 
     def __init__(self, name: str, route: str, stream: Stream, partitions: int) -> None:
         self._stream, self._partitions = stream, partitions
@@ -43,20 +49,39 @@ class RouteState:
         self.incidents = IncidentBook(name, route, self._per_day, gap)
         self.newest = -(2**62)
         self.unscored = 0
-        self.model_id: str | None = None
+        self.model: Model | None = None
         self.templates: dict[int, str] = {}
         self.decider: Decider
         self.watcher: Watcher
 
     def follow(self, model: Model) -> None:
         """Take the calibration of a model that begins to speak; open incidents go on."""
-        if model.model_id == self.model_id:
+        if self.model is not None and model.model_id == self.model.model_id:
             return
-        self.model_id = model.model_id
+        self.model = model
         rate = model.description.windows_per_day / self._partitions
         self.templates = {code_of(text): text for text in model.description.templates}
         self.decider = Decider(model.calibration, rate, self._per_day)
         self.watcher = Watcher(self._stream.drift, model)
+
+    def state(self) -> State:
+        """Copy the state."""
+        judged = self.model is not None
+        return {
+            "newest": self.newest,
+            "unscored": self.unscored,
+            "incidents": self.incidents.state(),
+            "decider": self.decider.state() if judged else None,
+            "watcher": self.watcher.state() if judged else None,
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from a state; it already follows the model that spoke then."""
+        self.newest, self.unscored = state["newest"], state["unscored"]
+        self.incidents.restore(state["incidents"])
+        if self.model is not None:
+            self.decider.restore(state["decider"])
+            self.watcher.restore(state["watcher"])
 
 
 class PartitionState:
@@ -83,6 +108,39 @@ class PartitionState:
         self._decoder = decoder
         self._keys = KeyTable()
         self._recent = RecentIds(stream.duplicates_within) if stream.id else None
+
+    def follow(self, route: str, model: Model) -> None:
+        """Let a model speak for a route from the next window on."""
+        self.routes[route].follow(model)
+        for other in self.routes.values():
+            if other.model is not None and other.model.description.templates:
+                self.encoder.use_templates(other.model.description.templates)
+
+    def state(self) -> State:
+        """Copy the state; the models are not part of it."""
+        return {
+            "first_time": self.first_time,
+            "ledger": self.ledger.state(),
+            "keys": self._keys.state(),
+            "recent": None if self._recent is None else self._recent.state(),
+            "encoder": self.encoder.state(),
+            "windower": self.windower.state(),
+            "routes": {label: route.state() for label, route in self.routes.items()},
+        }
+
+    def restore(self, state: State, models: Mapping[str, Model]) -> None:
+        """Go on from a state that was made with ``models``, by route."""
+        self.first_time = state["first_time"]
+        self.ledger.restore(state["ledger"])
+        self._keys.restore(state["keys"])
+        if self._recent is not None:
+            self._recent.restore(state["recent"])
+        self.encoder.restore(state["encoder"])
+        self.windower.restore(state["windower"])
+        for label, model in models.items():
+            self.follow(label, model)
+        for label, route in self.routes.items():
+            route.restore(state["routes"][label])
 
     def ingest(self, fetch: Fetch) -> Ingested:
         """Decode, encode and window the records of a fetch."""

@@ -7,18 +7,19 @@ partition by partition, in the order of the records.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.account import Ledger
 from agents.archiving import archive_table
 from agents.decode import Decoder
 from agents.judge import MISSING_MODEL_AFTER, Judge, Observer, Result, Scored
-from agents.layout import route_layout
+from agents.layout import check_state, route_layout, state_layout
 from agents.partition import PartitionState
 from agents.publish import Envelope, EventIds
 from agents.records import Records
-from agents.score import matching, score_together
+from agents.score import matching, score_by_model
+from agents.snapshot import State
 from agents.window import Windows
 from connectors.base import Fetch, Partition
 from detectors.model import Model
@@ -117,10 +118,10 @@ class Pipeline:
         self._models[stream, route] = model
         for state in self._states.values():
             if state.name == stream:
-                self._follow(state)
+                state.follow(route, model)
 
     def model_id(self, stream: str, route: str) -> str | None:
-        """Id of the model that speaks for a route."""
+        """Id of the model last applied to a route; a restored partition may follow another."""
         model = self._models.get((stream, route))
         return None if model is None else model.model_id
 
@@ -128,6 +129,38 @@ class Pipeline:
         """Forget the state of partitions that now belong to another worker."""
         for partition in partitions:
             self._states.pop(partition, None)
+
+    # -- state ----------------------------------------------------------------------------
+
+    def snapshot(self, partition: Partition) -> State:
+        """Copy the state of a partition, and name what it was made with."""
+        state = self._state(partition)
+        models = {label: route.model for label, route in state.routes.items()}
+        return {
+            "layout": state_layout(state.name, state.stream),
+            "models": {label: model.model_id for label, model in models.items() if model},
+            **state.state(),
+        }
+
+    def restore(self, partition: Partition, state: State, models: Mapping[str, Model]) -> None:
+        """Let a partition go on from what :meth:`snapshot` returned.
+
+        Parameters
+        ----------
+        models
+            The models that ``state["models"]`` names, by route.
+
+        Raises
+        ------
+        DataError
+            If the state was made for another configuration of the stream.
+        ArtefactError
+            If a model is not the one that the state was made with.
+        """
+        restored = self._new_state(partition)
+        check_state(state, state_layout(restored.name, restored.stream), models)
+        restored.restore(state, {label: models[label] for label in state["models"]})
+        self._states[partition] = restored
 
     # -- flow -----------------------------------------------------------------------------
 
@@ -180,37 +213,30 @@ class Pipeline:
 
     def _state(self, partition: Partition) -> PartitionState:
         if partition not in self._states:
-            name = self._stream_of[partition.topic]
-            stream = self.config.streams[name]
-            state = PartitionState(
-                name, stream, partition, self.decoders[name], self.config.partitions
-            )
-            self._states[partition] = state
-            self._follow(state)
+            state = self._states[partition] = self._new_state(partition)
+            for label in state.routes:
+                model = self._models.get((state.name, label))
+                if model is not None:
+                    state.follow(label, model)
         return self._states[partition]
 
-    def _follow(self, state: PartitionState) -> None:
-        for label, route in state.routes.items():
-            model = self._models.get((state.name, label))
-            if model is not None:
-                route.follow(model)
-                if model.description.templates:
-                    state.encoder.use_templates(model.description.templates)
+    def _new_state(self, partition: Partition) -> PartitionState:
+        name = self._stream_of[partition.topic]
+        stream, decoder = self.config.streams[name], self.decoders[name]
+        return PartitionState(name, stream, partition, decoder, self.config.partitions)
 
     def _judge(self, pending: list[_Pending], result: Result) -> None:
         """Score the windows of all partitions route by route, then decide about each."""
         for name, stream in self.config.streams.items():
             mine = [p for p in pending if p.state.name == name and len(p.windows)]
             for route in stream.routes if mine else []:
-                model = self._models.get((name, route.label))
                 chosen = [matching(p.windows, stream, route) for p in mine]
-                if model is None:
-                    enough = MISSING_MODEL_AFTER / self.config.partitions
-                    for item, windows in zip(mine, chosen, strict=True):
+                models = [p.state.routes[route.label].model for p in mine]
+                scores = score_by_model(models, chosen)
+                for item, windows, model, part in zip(mine, chosen, models, scores, strict=True):
+                    if model is None or part is None:
+                        enough = MISSING_MODEL_AFTER / self.config.partitions
                         self._judges.unscored(item.state, route.label, windows.end, enough, result)
-                    continue
-                scores = score_together(model, chosen)
-                for item, windows, part in zip(mine, chosen, scores, strict=True):
-                    if len(windows):
+                    elif len(windows):
                         scored = Scored(item.state, route.label, windows, item.records, model, part)
                         self._judges(scored, result)

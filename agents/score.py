@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from agents.records import Floats
@@ -29,8 +31,18 @@ def arrays(windows: Windows) -> WindowArrays:
     return WindowArrays(windows.num, windows.cat, windows.length, windows.end)
 
 
-def score_together(model: Model, parts: list[Windows]) -> list[Floats]:
-    """Score the windows of several partitions in one call."""
+def score_by_model(models: Sequence[Model | None], parts: Sequence[Windows]) -> list[Floats | None]:
+    """Score the windows of several partitions, in one call those that the same model speaks of."""
+    scores: list[Floats | None] = [None] * len(parts)
+    speaking = {model.model_id: model for model in models if model is not None}
+    for name, model in speaking.items():
+        rows = [i for i, m in enumerate(models) if m is not None and m.model_id == name]
+        for row, part in zip(rows, _score(model, [parts[i] for i in rows]), strict=True):
+            scores[row] = part
+    return scores
+
+
+def _score(model: Model, parts: list[Windows]) -> list[Floats]:
     if len(parts) == 1:
         return [model.score(arrays(parts[0]))]
     joined = WindowArrays(

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from agents.snapshot import State
+
 KEYS = 5
 SPAN = 6 * 3600 * 10**9  # ns
 BEYOND = 1.5
@@ -58,3 +60,16 @@ class Surges:
         usual = sorted(cause.scores)[int(0.9 * len(cause.scores))] if cause.scores else score
         cause.scores.append(score)
         return len(cause.keys) == self._keys and score <= BEYOND * usual
+
+    def state(self) -> State:
+        """Copy the state: causes and their keys, those seen last at the end."""
+        return {
+            name: {"keys": cause.keys.copy(), "scores": list(cause.scores)}
+            for name, cause in self._causes.items()
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from a state."""
+        for name, cause in state.items():
+            found = self._causes[name] = _Cause(cause["keys"].copy())
+            found.scores.extend(cause["scores"])

@@ -10,14 +10,14 @@ al. 2020), which is too slow to follow along, is asked where only one of them ha
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isnan
 
 import numpy as np
 from river import drift
 
 from agents.records import Floats
+from agents.snapshot import State, copied, put_back
 from detectors.model import Model
 from detectors.signals import BLOCK, SCORE, Reference, block_levels, signals
 from detectors.windows import WindowArrays
@@ -48,32 +48,35 @@ class Finding:
 
 
 class _Signal:
-    """One followed level, standardised by how it lay on the model's calibration windows."""
+    """One followed level, standardised by how it lay on the model's calibration windows.
+
+    The state of the tests is the levels that they were fed. So that these stay few, the tests
+    begin anew with the newest of them now and then: by count, so always after the same level.
+    """
 
     def __init__(self, name: str, reference: Reference, blocks_between_alarms: float) -> None:
         self.name, self._reference = name, reference
         # each test errs at most once in the wished-for number of blocks, and two must agree
-        self._delta = delta = min(0.05, max(1.0 / blocks_between_alarms, 1e-6))
-        self._tests = [
-            drift.ADWIN(delta=delta, clock=1, grace_period=5, min_window_length=3),
-            drift.PageHinkley(min_instances=5, delta=0.5, threshold=-2.0 * np.log(delta)),
-        ]
-        self._spoke = [-(10**9)] * len(self._tests)
+        self._delta = min(0.05, max(1.0 / blocks_between_alarms, 1e-6))
         self._blocks = 0
-        self._recent: deque[tuple[int, float]] = deque(maxlen=REMEMBERED)
+        self._times: list[int] = []
+        self._levels: list[float] = []
         # the history is what changes are measured against, so let the tests see some of it
         self._before = np.random.default_rng(0).normal(size=30).tolist()
-        for value in self._before:
-            for test in self._tests:
-                test.update(value)
+        self._feed()
+        self._spoke = [-(10**9)] * len(self._tests)
 
     def update(self, value: float, time: int) -> Finding | None:
         """Take in the level of a block that ended at ``time``."""
+        if len(self._levels) >= 2 * REMEMBERED:
+            self._times, self._levels = self._times[-REMEMBERED:], self._levels[-REMEMBERED:]
+            self._feed()
         self._blocks += 1
         reference = self._reference
         standard = (value - reference.mean) / reference.spread
         standard = min(max(standard, -FARTHEST), FARTHEST)
-        self._recent.append((time, standard))
+        self._times.append(time)
+        self._levels.append(standard)
         for index, test in enumerate(self._tests):
             test.update(standard)
             if test.drift_detected:
@@ -86,9 +89,32 @@ class _Signal:
         self._spoke = [-(10**9)] * len(self._tests)
         return Finding(self.name, value, reference.mean, *self._changed_at())
 
+    def state(self) -> State:
+        return {
+            "blocks": self._blocks,
+            "spoke": self._spoke.copy(),
+            "times": np.array(self._times, dtype=np.int64),
+            "levels": np.array(self._levels, dtype=np.float64),
+        }
+
+    def restore(self, state: State) -> None:
+        self._blocks, self._spoke = state["blocks"], list(state["spoke"])
+        self._times, self._levels = state["times"].tolist(), state["levels"].tolist()
+        self._feed()
+
+    def _feed(self) -> None:
+        """Make the tests, and let them see what has been; what they say of it is old news."""
+        self._tests = [
+            drift.ADWIN(delta=self._delta, clock=1, grace_period=5, min_window_length=3),
+            drift.PageHinkley(min_instances=5, delta=0.5, threshold=-2.0 * np.log(self._delta)),
+        ]
+        for level in [*self._before, *self._levels]:
+            for test in self._tests:
+                test.update(level)
+
     def _others(self) -> bool:
         """Ask KSWIN whether the newest levels have another distribution than those before."""
-        levels = [*self._before, *(level for _, level in self._recent)][-KS_WINDOW:]
+        levels = [*self._before, *self._levels][-KS_WINDOW:]
         test = drift.KSWIN(
             alpha=self._delta / 4,
             window_size=KS_WINDOW,
@@ -104,17 +130,19 @@ class _Signal:
 
         Returns its time, and how many blocks ago that was.
         """
-        times, levels = zip(*self._recent, strict=True)
+        times, levels = self._times[-REMEMBERED:], self._levels[-REMEMBERED:]
         values = np.array([0.0, *levels])  # before all this the level was that of the reference
         before = np.arange(1, len(values))
         total = np.cumsum(values)
         gap = total[:-1] / before - (total[-1] - total[:-1]) / (len(values) - before)
         first = int(np.argmax(gap**2 * before * (len(values) - before)))
-        return int(times[max(first - 1, 0)]), len(times) - first
+        return times[max(first - 1, 0)], len(times) - first
 
 
 class Watcher:
     """Drift detection of one route in one partition; starts afresh with every model."""
+
+    _STATE = ("_waiting", "_settling", "_last_request")
 
     def __init__(self, config: Drift, model: Model) -> None:
         self._config = config
@@ -144,6 +172,21 @@ class Watcher:
         for level, end in zip(levels.tolist(), ends.tolist(), strict=True):
             found += self._end_block(level, end)
         return found
+
+    def state(self) -> State:
+        """Copy the state."""
+        return {
+            **copied(self, self._STATE),
+            "found": None if self._found is None else asdict(self._found),
+            "signals": [signal.state() for signal in self._signals.values()],
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from a state that was made with the same model."""
+        put_back(self, self._STATE, state)
+        self._found = None if state["found"] is None else Finding(**state["found"])
+        for signal, saved in zip(self._signals.values(), state["signals"], strict=True):
+            signal.restore(saved)
 
     def _end_block(self, levels: list[float], time: int) -> list[tuple[Finding, int]]:
         findings = []

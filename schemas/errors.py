@@ -5,7 +5,8 @@
     EddyError
     ├── ConfigError          a pipeline file says something that cannot be (exit code 2)
     ├── SetupError           the machine lacks something: Java, a broker, an optional package
-    ├── DataError            input that a caller handed over in Python has the wrong shape or kind
+    ├── DataError            input that a caller handed over in Python has the wrong shape or kind,
+    │   │                    or a snapshot is harmed or was made for another configuration
     │   └── ShapeError       … the wrong number of features, steps or fields
     ├── DetectorError
     │   ├── NotFittedError   scoring before fitting

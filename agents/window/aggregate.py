@@ -10,14 +10,21 @@ from numpy.typing import NDArray
 from agents.encode import Features
 from agents.keys import Groups, grow
 from agents.records import Ints, Records
+from agents.snapshot import State, copied, put_back
 from agents.window.base import Added, Windows, no_windows
 
 STATISTICS = ("mean", "std", "min", "max")
 _BITS = 64
+_FILL = {"least": np.inf, "most": -np.inf, "first": 2**62}  # of rows without records; else 0
 
 
 class _Span:
     """Accumulators of one span of event time, a row for each key seen in it."""
+
+    _ROWS = (
+        *("count", "total", "square", "least", "most", "seen"),
+        *("records", "first", "last", "log_time"),
+    )
 
     def __init__(self, features: int, fields: int) -> None:
         self.row_of = np.full(0, -1, dtype=np.int64)
@@ -60,11 +67,8 @@ class _Span:
                 self.row_of[slot] = len(self.key)
                 self.key.append(records.key[int(index[at])])
         size = len(self.key)
-        fills: dict[str, float] = {"least": np.inf, "most": -np.inf, "first": 2**62}
-        for name in ("count", "total", "square", "least", "most", "seen"):
-            setattr(self, name, grow(getattr(self, name), size, fills.get(name, 0)))
-        for name in ("records", "first", "last", "log_time"):
-            setattr(self, name, grow(getattr(self, name), size, fills.get(name, 0)))
+        for name in self._ROWS:
+            setattr(self, name, grow(getattr(self, name), size, _FILL.get(name, 0)))
         return self.row_of[slots]
 
     def aggregates(self) -> NDArray[np.float32]:
@@ -83,6 +87,23 @@ class _Span:
         distinct = -_BITS * np.log(np.maximum(free, 0.5) / _BITS)
         log_count = np.log1p(self.records[:n])[:, None]
         return np.concatenate([log_count, stacked, distinct], axis=1).astype(np.float32)
+
+    def state(self) -> State:
+        """Copy the state; ``slots`` are those of the rows."""
+        slots = np.flatnonzero(self.row_of >= 0)
+        slots = slots[np.argsort(self.row_of[slots])]
+        return {
+            "slots": slots,
+            "key": self.key.copy(),
+            **copied(self, self._ROWS, len(self.key)),
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from a state."""
+        put_back(self, self._ROWS, state)
+        slots, self.key = state["slots"], list(state["key"])
+        self.row_of = np.full(int(slots.max(initial=-1)) + 1, -1, dtype=np.int64)
+        self.row_of[slots] = np.arange(len(slots))
 
 
 class AggregateWindows:
@@ -139,6 +160,19 @@ class AggregateWindows:
             for value in vars(span).values()
             if isinstance(value, np.ndarray)
         )
+
+    def state(self) -> State:
+        """Copy the state."""
+        spans = [{"end": end, **span.state()} for end, span in self._open.items()]
+        return {"newest": self._newest, "spans": spans}
+
+    def restore(self, state: State) -> None:
+        """Go on from a state."""
+        self._newest = state["newest"]
+        self._open = {}
+        for part in state["spans"]:
+            span = self._open[part["end"]] = _Span(*self._shape)
+            span.restore(part)
 
     def _close(self, watermark: int) -> Windows:
         over = sorted(end for end in self._open if end <= watermark)

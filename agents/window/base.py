@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from agents.encode import Features
 from agents.keys import Groups
 from agents.records import Ints, Records
+from agents.snapshot import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,14 @@ class Windower(Protocol):
 
     def nbytes(self) -> int:
         """Bytes that the arrays of the state occupy."""
+        ...
+
+    def state(self) -> State:
+        """Copy the state, of arrays the rows in use."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """Go on from a state."""
         ...
 
 

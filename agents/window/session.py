@@ -9,6 +9,7 @@ import numpy as np
 from agents.encode import Features
 from agents.keys import Groups, group, grow
 from agents.records import Ints, Records
+from agents.snapshot import State
 from agents.window.base import Added, Windows, no_windows
 from schemas.config import Session
 
@@ -58,6 +59,32 @@ class SessionWindows:
         """Bytes of the arrays."""
         arrays = [self._num, self._cat, self._is_open, *self._state.values()]
         return sum(array.nbytes for array in arrays)
+
+    def state(self) -> State:
+        """Copy the open sessions in the order of their opening; their slots mean nothing."""
+        slots = np.flatnonzero(self._is_open)
+        slots = slots[np.argsort(self._state["number"][slots])]
+        names = [self._name[slot] for slot in slots.tolist()]
+        return {
+            "newest": self._newest,
+            "opened": self._opened,
+            "key": [key for key, _ in names],
+            "session": [session for _, session in names],
+            "num": self._num.take(slots, 0),
+            "cat": self._cat.take(slots, 0),
+            "state": {name: array[slots] for name, array in self._state.items()},
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from a state."""
+        self._newest, self._opened = state["newest"], state["opened"]
+        self._num, self._cat = state["num"].copy(), state["cat"].copy()
+        self._state = {name: array.copy() for name, array in state["state"].items()}
+        self._name = list(zip(state["key"], state["session"], strict=True))
+        self._is_open = np.ones(len(self._name), dtype=bool)
+        # of sessions of one name the newest goes on, the others wait to be closed
+        self._slot_of = {self._full_name(*name): slot for slot, name in enumerate(self._name)}
+        self._free = []
 
     def _append(self, records: Records, features: Features, kept: Ints, over: Ints) -> None:
         slots = self._slots(records, kept, over)
@@ -124,9 +151,8 @@ class SessionWindows:
         slots = over.tolist()
         names = [self._name[slot] for slot in slots]
         length = np.minimum(state["count"][over], self.window.size)
-        padding = np.arange(self.window.size) >= length[:, None]
         num, cat = self._num[over], self._cat[over]
-        num[padding], cat[padding] = 0, 0
+        self._num[over], self._cat[over] = 0, 0  # for the next ones in these slots
         start = state["start"][over]
         identity = [
             f"{session}@{begin}" if session else str(begin)
@@ -147,9 +173,12 @@ class SessionWindows:
             log_time=state["log_time"][over],
         )
         for slot, (key, session) in zip(slots, names, strict=True):
-            name = f"{key}\0{session}" if self.window.id is not None else key
+            name = self._full_name(key, session)
             if self._slot_of.get(name) == slot:
                 del self._slot_of[name]
             self._is_open[slot] = False
             self._free.append(slot)
         return windows
+
+    def _full_name(self, key: str, session: str) -> str:
+        return key if self.window.id is None else f"{key}\0{session}"

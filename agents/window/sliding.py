@@ -9,8 +9,9 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from agents.encode import Features
-from agents.keys import Groups, grow
+from agents.keys import Groups, grow, used
 from agents.records import Records
+from agents.snapshot import State, copied, put_back
 from agents.window.base import Added, Windows, no_windows
 from schemas.config import Sliding
 
@@ -47,6 +48,13 @@ class SingleRecords:
         """No state."""
         return 0
 
+    def state(self) -> State:
+        """No state."""
+        return {}
+
+    def restore(self, state: State) -> None:
+        """No state."""
+
 
 class SlidingWindows:
     """The last ``size`` records of each key; its state is the last ``size - 1`` of each.
@@ -54,6 +62,8 @@ class SlidingWindows:
     The records of a fetch are laid behind the history of their key in one buffer, so that every
     window is one contiguous piece of it.
     """
+
+    _STATE = ("_num", "_cat", "_time", "_offset", "_count")
 
     def __init__(self, window: Sliding, features: int, fields: int) -> None:
         self.window = window
@@ -123,15 +133,19 @@ class SlidingWindows:
 
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        arrays = (self._num, self._cat, self._time, self._offset, self._count)
-        return sum(array.nbytes for array in arrays)
+        return sum(getattr(self, name).nbytes for name in self._STATE)
+
+    def state(self) -> State:
+        """Copy the state."""
+        return copied(self, self._STATE, used(self._count))
+
+    def restore(self, state: State) -> None:
+        """Go on from a state."""
+        put_back(self, self._STATE, state)
 
     def _grow(self, slots: int) -> None:
-        self._num = grow(self._num, slots)
-        self._cat = grow(self._cat, slots)
-        self._time = grow(self._time, slots)
-        self._offset = grow(self._offset, slots)
-        self._count = grow(self._count, slots)
+        for name in self._STATE:
+            setattr(self, name, grow(getattr(self, name), slots))
 
 
 def _cut(

@@ -11,7 +11,7 @@ from kafka import KafkaAdminClient
 
 from connectors.base import Fetch, Output, Partition
 from connectors.kafka.admin import TopicSpec, ensure_topics
-from connectors.kafka.handler import Batch
+from connectors.kafka.handler import Batch, Handler
 from connectors.kafka.sink import KafkaSink
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.worker import KafkaWorker
@@ -64,7 +64,7 @@ def committed(config: Kafka, group: str) -> dict[Partition, int]:
     return {Partition(x.topic, x.partition): y.offset for x, y in offsets.items() if y.offset >= 0}
 
 
-class Notes:
+class Notes(Handler):
     """A handler that notes what it is asked, and passes every record on to a topic."""
 
     def __init__(self, target: str | None = None) -> None:
@@ -76,7 +76,9 @@ class Notes:
         self.before: Callable[[list[Fetch]], None] = lambda fetches: None
         self.threads: set[int] = set()
 
-    def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+    def assigned(
+        self, committed: Mapping[Partition, int], generation: int
+    ) -> Mapping[Partition, int]:
         self.starts.append(dict(committed))
         self.events.append("assigned")
         return {}

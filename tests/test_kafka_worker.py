@@ -275,9 +275,11 @@ def test_records_are_rewritten_by_entity_in_time_order(
     class Rewriting(Notes):
         rekeyer = Rekeyer(target, lambda fetch: [x and x[-1:] for x in fetch.values])
 
-        def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+        def assigned(
+            self, committed: Mapping[Partition, int], generation: int
+        ) -> Mapping[Partition, int]:
             self.rekeyer.assign(committed)
-            return super().assigned(committed)
+            return super().assigned(committed, generation)
 
         def process(self, fetches: list[Fetch]) -> Batch:
             super().process(fetches)
@@ -325,8 +327,10 @@ def test_a_handler_may_read_again_to_restore_its_state(config: Kafka, topic: str
     ends = end_offsets(config, topic)
 
     class Restoring(Notes):
-        def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
-            super().assigned(committed)
+        def assigned(
+            self, committed: Mapping[Partition, int], generation: int
+        ) -> Mapping[Partition, int]:
+            super().assigned(committed, generation)
             return {x: y - 100 for x, y in committed.items() if x.number == 1}
 
     notes = Restoring()
@@ -364,8 +368,10 @@ def test_a_restore_from_before_the_log_begins_where_the_log_does(config: Kafka, 
         admin.delete_records({TopicPartition(topic, 2): ends[Partition(topic, 2)] - 10})
 
     class Restoring(Notes):
-        def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
-            super().assigned(committed)
+        def assigned(
+            self, committed: Mapping[Partition, int], generation: int
+        ) -> Mapping[Partition, int]:
+            super().assigned(committed, generation)
             return dict.fromkeys(committed, 0)
 
     notes = Restoring()
@@ -380,7 +386,9 @@ def test_a_handler_that_cannot_take_on_partitions_ends_the_worker(
     config: Kafka, topic: str
 ) -> None:
     class Refusing(Notes):
-        def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+        def assigned(
+            self, committed: Mapping[Partition, int], generation: int
+        ) -> Mapping[Partition, int]:
             message = "no such checkpoint"
             raise RuntimeError(message)
 

@@ -14,6 +14,7 @@ from agents.encode import Encoder, feature_names
 from agents.incident import IncidentBook
 from agents.keys import KeyTable, group
 from agents.records import Records
+from agents.repeats import Repeats
 from agents.templates import code_of
 from agents.watch import Watcher
 from agents.window import Windows, make_windower
@@ -83,15 +84,23 @@ class PartitionState:
         self._decoder = decoder
         self._keys = KeyTable()
         self._recent = RecentIds(stream.duplicates_within) if stream.id else None
+        rekeyed = partition.topic != stream.source.topic
+        self._repeats = Repeats(stream.source.topic) if rekeyed else None
 
     def ingest(self, fetch: Fetch) -> Ingested:
         """Decode, encode and window the records of a fetch."""
-        decoded = self._decoder(fetch)
-        ledger, records = self.ledger, decoded.records
+        ledger = self.ledger
         if len(fetch) and ledger.first_offset < 0:
             ledger.first_offset = int(fetch.offsets[0])
         if len(fetch):
             ledger.last_offset = int(fetch.offsets[-1])
+        if self._repeats is not None:
+            # before decoding: a message is one record here, however many it holds
+            count, fetch = len(fetch), self._repeats.drop(fetch)
+            ledger.records_in += count - len(fetch)
+            ledger.duplicate += count - len(fetch)
+        decoded = self._decoder(fetch)
+        records = decoded.records
         ledger.records_in += decoded.records_in
         ledger.filtered += decoded.filtered
         ledger.dead_letter += len(decoded.dead_letters)

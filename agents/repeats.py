@@ -35,8 +35,11 @@ class Repeats:
     -----
     A source topic that is deleted and made again counts its offsets from 0. Its records are later
     than all before them, whereas a repetition has the timestamp that it had the first time; so
-    low offsets with a later timestamp begin a new count. For the same reason the offsets of the
-    re-keying stage's group must not be set back in order to window old records once more.
+    low offsets with a later timestamp begin a new count.
+
+    Records count as seen, too, that were left out on purpose: offsets of the re-keying stage's
+    group which are set back bring no old records again. And the stream's key, and the number of
+    partitions that records are rewritten to, must stay: they decide where a record goes.
     """
 
     def __init__(self, topic: str) -> None:

@@ -17,13 +17,21 @@ from agents.account import Ledger
 from agents.pipeline import Pipeline
 from agents.rekey import RekeyHandler
 from agents.repeats import Repeats
+from agents.topics import pipeline_topics
 from connectors.base import Fetch, Origin, Output, Partition
+from connectors.broker import Broker
+from connectors.kafka.admin import end_offsets, ensure_topics
+from connectors.kafka.handler import Batch
 from connectors.kafka.records import to_fetch
+from connectors.kafka.thread import Committed, ConsumerThread
 from connectors.partitioner import partition_of
 from schemas import messages
 from schemas.config import Pipeline as Config
 from schemas.messages import DeadLetter, ScoredEvent
-from tests.pipelines import START_MS, config, fitted, payments
+from schemas.parse import parse_pipeline
+from schemas.topics import Topics
+from tests.kafka_support import Running, committed, eventually, fill, make_topic, read
+from tests.pipelines import START_MS, config, document, fitted, payments
 
 MS = 1_000_000
 KEYED = Partition("payments.keyed", 0)
@@ -277,3 +285,62 @@ def test_a_crash_repeats_records() -> None:
     """Or the test above would say nothing."""
     crash = Crash(steps=3, committed=1, shares=(1.0, 0.5))
     assert sum(map(len, rewritten([crash], 10))) > RECORDS + 30
+
+
+@pytest.mark.broker
+def test_a_worker_that_follows_a_crashed_one_repeats_and_nothing_comes_twice(
+    broker: Broker, topic_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 5000
+    pipeline = document(key_partitioned=False, source={"topic": topic_name})
+    pipeline |= {"name": topic_name, "kafka": {"bootstrap": broker.bootstrap}}
+    made = parse_pipeline(pipeline)
+    kafka, target = made.kafka, Topics(topic_name).keyed("payments")
+    make_topic(kafka, topic_name, partitions=3)
+    ensure_topics(kafka, {target: pipeline_topics(made)[target]})
+    values = payments(count, seed=1)
+    fill(
+        kafka,
+        topic_name,
+        [
+            Output(topic_name, b"host-%d" % (i % 7), b"{" if i % 29 == 7 else value, START_MS + i)
+            for i, value in enumerate(values)
+        ],
+    )
+
+    class Crashing(RekeyHandler):
+        left = 6
+
+        def process(self, fetches: list[Fetch]) -> Batch:
+            if not self.left:
+                msg = "crashed"
+                raise RuntimeError(msg)
+            self.left -= 1
+            return super().process(fetches)
+
+    async def later(*_: object) -> Committed:
+        return Committed.LATER
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ConsumerThread, "commit_offsets", later)
+        patch.setattr("connectors.kafka.thread.FETCH_RECORDS", 200)
+        handler = Crashing(made, "payments", lambda: running.worker.exhausted())
+        with Running(kafka, topic_name, [topic_name], handler, batch=500) as running:
+            assert eventually(lambda: not running.alive)
+    assert "crashed" in str(running.error)
+    assert 0 < sum(end_offsets(kafka, target).values()) < count
+    follower = RekeyHandler(made, "payments", lambda: running.worker.exhausted())
+    with Running(kafka, topic_name, [topic_name], follower, tick_seconds=0.05) as running:
+        assert eventually(lambda: committed(kafka, topic_name) == end_offsets(kafka, topic_name))
+    assert running.error is None
+    total, places = 0, []
+    seen: dict[Partition, Repeats] = {}
+    for fetch in read(kafka, target):
+        total += len(fetch)
+        part = seen.setdefault(fetch.partition, Repeats(topic_name)).drop(fetch)
+        mine = [(origin.partition, origin.offset) for origin in part.sources()]
+        # sorting by partition alone keeps each one's order, which is that of the offsets
+        assert sorted(mine) == sorted(mine, key=lambda place: place[0])
+        places += mine
+    assert total > count
+    assert len(places) == len(set(places)) == count

@@ -13,10 +13,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from agents.decode import Decoder
 from agents.fitting import build_history, fit_route
+from agents.measure import Measure
 from agents.options import echo_json, json_option, pick_stream, pipeline_argument
 from agents.pipeline import Pipeline
 from agents.registry import Registry
-from agents.replay import Measure, Report, replay, stream_fetches
+from agents.replay import Report, replay, stream_fetches
 from connectors.base import Fetch
 from connectors.files import FileSink
 from connectors.kafka.source import KafkaSource
@@ -165,6 +166,9 @@ def replay_command(
     as_json: bool,
 ) -> None:
     """Run files through the pipeline, exactly as a worker would have judged them.
+
+    With --label the report also tells how well scores rank (ROC AUC, average precision, best F1,
+    VUS-PR), how good the verdicts were, and how soon labelled events were noticed.
 
     \b
     Examples:

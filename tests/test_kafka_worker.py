@@ -206,6 +206,7 @@ def test_a_second_worker_takes_its_share_and_gives_it_back(config: Kafka, topic:
         with Running(config, topic, [topic], second, batch=200) as two:
             assert eventually(lambda: len(two.worker.status().partitions) == 2)
             assert eventually(lambda: len(one.worker.status().partitions) == 2)
+            assert eventually(lambda: one.worker.status().ready)
             kept = one.worker.status().partitions
             assert kept.isdisjoint(two.worker.status().partitions)
             assert eventually(lambda: len(second.seen) > 500)

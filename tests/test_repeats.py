@@ -215,7 +215,7 @@ def rewritten(crashes: list[Crash], step: int) -> list[list[Output]]:
             "payments",
             lambda given_to=given_to: [p for p in ends if given_to[p] == ends[p]],  # type: ignore[misc]
         )
-        handler.assigned(committed)
+        handler.assigned(committed, 1)
         steps = 0
         while given_to != ends and (crash is None or steps < crash.steps):
             parts = [x[given_to[x.partition] :][:step] for x in fetches]

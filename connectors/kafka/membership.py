@@ -311,7 +311,7 @@ class Membership:
     async def _commits(
         self, lost: frozenset[Partition]
     ) -> tuple[dict[Partition, int], dict[Partition, int]]:
-        """Return the commit and the first offset in the log of every partition.
+        """Return the commit of every partition, and the first offset in the log at or before it.
 
         A commit of a ``lost`` one outside the log counts as one at its first record.
         """
@@ -323,7 +323,10 @@ class Membership:
             first, end = bounds[partition]
             if not first <= committed[partition] <= end:
                 committed[partition] = first
-        return committed, {partition: first for partition, (first, _) in bounds.items()}
+        floor = {
+            partition: min(first, committed[partition]) for partition, (first, _) in bounds.items()
+        }
+        return committed, floor
 
     async def _restart(self, lost: frozenset[Partition]) -> None:
         """Begin anew where positions have left the log; the other partitions go on."""

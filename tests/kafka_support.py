@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaAdminClient
+from kafka.errors import CoordinatorNotAvailableError
 
 from connectors.base import Fetch, Output, Partition
 from connectors.kafka.admin import TopicSpec, ensure_topics
@@ -60,7 +61,10 @@ def values(config: Kafka, topic: str) -> list[bytes | None]:
 def committed(config: Kafka, group: str) -> dict[Partition, int]:
     """The group's commits as an independent client sees them."""
     with KafkaAdminClient(bootstrap_servers=config.bootstrap.split(",")) as admin:
-        offsets = admin.list_group_offsets([group])[group]
+        try:
+            offsets = admin.list_group_offsets([group])[group]
+        except CoordinatorNotAvailableError:  # no group has met on this broker yet
+            return {}
     return {Partition(x.topic, x.partition): y.offset for x, y in offsets.items() if y.offset >= 0}
 
 

@@ -275,6 +275,15 @@ class Membership:
             self._told = True
             asked = await self._ask(committed)
             starts = {x: max(asked.get(x, y), floor.get(x, 0)) for x, y in committed.items()}
+            for partition, offset in asked.items():
+                if offset < starts[partition]:
+                    log.warning(
+                        "the log begins after the state that is to be restored: records between "
+                        "them are gone, and missing in the state; lengthen the topic's retention",
+                        partition=f"{partition.topic}/{partition.number}",
+                        state=offset,
+                        log=starts[partition],
+                    )
             await self._persist(lambda: self.thread.start_at(starts, epoch))
             if epoch != self.epoch:
                 return

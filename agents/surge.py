@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -17,10 +16,13 @@ CAUSES = 4096
 
 @dataclass(slots=True)
 class _Cause:
-    """The keys that were odd for one reason, by when last, and how odd the windows were."""
+    """The keys that were odd for one reason, by when last, and how odd each of them was last.
+
+    One score a key: a key that is odd again and again says no more about the others.
+    """
 
     keys: dict[str, int] = field(default_factory=dict)
-    scores: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 class Surges:
@@ -57,19 +59,22 @@ class Surges:
         cause.keys[key] = now
         while len(cause.keys) > self._keys or now - next(iter(cause.keys.values())) > self._span:
             del cause.keys[next(iter(cause.keys))]
-        usual = sorted(cause.scores)[int(0.9 * len(cause.scores))] if cause.scores else score
-        cause.scores.append(score)
+        cause.scores.pop(key, None)
+        others = sorted(cause.scores.values())
+        cause.scores[key] = score
+        if len(cause.scores) > REMEMBERED:
+            del cause.scores[next(iter(cause.scores))]
+        usual = others[int(0.9 * len(others))] if others else score
         return len(cause.keys) == self._keys and score <= BEYOND * usual
 
     def state(self) -> State:
         """Copy the state: causes and their keys, those seen last at the end."""
         return {
-            name: {"keys": cause.keys.copy(), "scores": list(cause.scores)}
+            name: {"keys": cause.keys.copy(), "scores": cause.scores.copy()}
             for name, cause in self._causes.items()
         }
 
     def restore(self, state: State) -> None:
         """Go on from a state."""
         for name, cause in state.items():
-            found = self._causes[name] = _Cause(cause["keys"].copy())
-            found.scores.extend(cause["scores"])
+            self._causes[name] = _Cause(cause["keys"].copy(), cause["scores"].copy())

@@ -71,6 +71,7 @@ def parts_of(value: Any) -> tuple[list[Any] | None, list[Any]]:
         return None, []
     kept = [name for name in names if name not in _NO_STATE]
     values = [getattr(value, name) for name in kept]
-    if "_block" in kept:  # however it was cut
-        values[kept.index("_block")] = np.concatenate([np.empty(0), *value._block])
+    for index, name in enumerate(kept):
+        if name in ("_block", "_block_common"):  # however it was cut
+            values[index] = np.concatenate([np.empty(0), *values[index]])
     return kept, values

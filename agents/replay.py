@@ -20,7 +20,7 @@ from agents.partition import PartitionState
 from agents.pipeline import Pipeline
 from agents.publish import Judged
 from agents.records import Records
-from connectors.base import Fetch, Sink
+from connectors.base import Fetch, Partition, Sink
 from schemas.config import Pipeline as Config
 
 
@@ -42,6 +42,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     anomalies: int
     incidents: int
     suppressed: int
+    revisions: int
     retrain_requests: int
     seconds: float
     records_per_second: float
@@ -71,12 +72,32 @@ class Measure:
         """Measure each route."""
         results = {}
         for route, parts in self._parts.items():
+            last = _last_revisions([judged for judged, _ in parts])
             results[route] = detection_metrics(
-                np.concatenate([labels for _, labels in parts]),
-                np.concatenate([judged.scores for judged, _ in parts]),
-                np.concatenate([judged.verdicts.is_anomaly for judged, _ in parts]),
+                np.concatenate([labels for _, labels in parts])[last],
+                np.concatenate([judged.scores for judged, _ in parts])[last],
+                np.concatenate([judged.verdicts.is_anomaly for judged, _ in parts])[last],
             )
         return results
+
+
+def _last_revisions(parts: Sequence[Judged]) -> np.ndarray:
+    """Mark the windows that no later one replaces or retracts."""
+    last = np.ones(sum(len(judged.windows) for judged in parts), dtype=bool)
+    found: dict[tuple[Partition, str, str], int] = {}
+    at = 0
+    for judged in parts:
+        windows = judged.windows
+        if windows.identity is not None and windows.retracted is not None:
+            names = zip(windows.key, windows.identity, strict=True)
+            for index, name in enumerate(names, at):
+                before = found.get((judged.partition, *name))
+                if before is not None:
+                    last[before] = False
+                found[judged.partition, *name] = index
+            last[at : at + len(windows)] &= ~windows.retracted
+        at += len(windows)
+    return last
 
 
 def replay(

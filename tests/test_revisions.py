@@ -34,9 +34,7 @@ def made(times: np.ndarray, entities: np.ndarray, values: np.ndarray, by_id: boo
     sessions = [f"s{e}" for e in entities.tolist()] if by_id else None
     offsets = np.arange(n) * 2  # compaction leaves holes
     where = Partition("t", 0)
-    return Records(
-        where, offsets, times, times, keys, values[:, None], (), (), session=sessions
-    )
+    return Records(where, offsets, times, times, keys, values[:, None], (), (), session=sessions)
 
 
 def windows(
@@ -156,7 +154,9 @@ def test_final_windows_are_the_last_revisions(
     final, late_too = windows(kind, records, cuts, final=True)
     assert late == late_too
     assert not any(row["revision"] or row["revised"] for row in final)
-    content = {name: {**row, "revision": 0, "revised": False} for name, row in last(revised).items()}
+    content = {
+        name: {**row, "revision": 0, "revised": False} for name, row in last(revised).items()
+    }
     assert last(final) == content
 
 

@@ -68,7 +68,9 @@ class Slots:
                 del self.of[self.name[slot]]
         self._free += slots.tolist()
 
-    def append(self, slots: Ints, places: Ints, index: Ints, taken: tuple[Records, Features]) -> None:
+    def append(
+        self, slots: Ints, places: Ints, index: Ints, taken: tuple[Records, Features]
+    ) -> None:
         """Put the records ``index`` behind those that their sessions have."""
         fits = places < self.size
         where, rows = (slots[fits], places[fits]), index[fits]

@@ -95,7 +95,8 @@ class Span:
 
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        return self.row_of.nbytes + sum(getattr(self, name).nbytes for name in self._ROWS)
+        rows: list[NDArray[Any]] = [getattr(self, name) for name in self._ROWS]
+        return self.row_of.nbytes + sum(array.nbytes for array in rows)
 
     def state(self) -> State:
         """Copy the state; ``slots`` are those of the rows."""

@@ -50,7 +50,7 @@ STREAMS: dict[str, dict[str, Any]] = {
     },
     "session": {"window": {"kind": "session", "gap": "2s", "size": 2}, "lateness": "4s"},
     "session by id": {
-        "window": {"kind": "session", "gap": "4s", "size": 5, "id": "session"},
+        "window": {"kind": "session", "gap": "2s", "size": 5, "id": "session"},
         "lateness": "4s",
     },
     "single": {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from itertools import islice
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -148,20 +151,24 @@ class Stragglers:
     ) -> list[tuple[int, list[int]]]:
         """Find the one or two sessions, the earlier first, that a record belongs to."""
         gap, found = self._gap, []
-        for slot in self._slots.of.get(entity, ()):
+        siblings = self._slots.of.get(entity, [])
+        first = bisect_left(siblings, time - gap, key=self._newest_of)
+        for slot in islice(siblings, first, None):
             facts = self._slots.facts[slot].tolist()
-            # one that is gone may still stand here
-            if facts[START] - gap <= time <= facts[NEWEST] + gap and (
-                facts[NEWEST] + self._gone >= mark
-            ):
+            if facts[START] - gap > time:
+                break
+            if facts[NEWEST] + self._gone >= mark:  # what is gone may still stand here
                 found.append((slot, facts))
         return found
 
+    def _newest_of(self, slot: int) -> int:
+        return int(self._slots.facts[slot, NEWEST])
+
     def _open(self, entity: tuple[str, str], time: int, index: int) -> int:
-        slot = self._slots.open(entity)
         siblings = self._slots.of.setdefault(entity, [])
-        starts = [int(self._slots.facts[s, START]) for s in siblings]
-        siblings.insert(sum(start < time for start in starts), slot)
+        place = bisect_left(siblings, time, key=self._newest_of)
+        slot = self._slots.open(entity)
+        siblings.insert(place, slot)
         self._slots.facts[slot, NUMBER] = self._seen + index
         return slot
 

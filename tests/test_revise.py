@@ -1,4 +1,4 @@
-"""What revised windows do to verdicts, incidents, accounts and models: nothing counts twice."""
+"""What revised windows do to verdicts, accounts and models: nothing counts twice."""
 
 from __future__ import annotations
 
@@ -7,85 +7,22 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agents.archiving import Quarantine
 from agents.decide import BLOCK, Decider
 from agents.decode import Decoder
-from agents.fitting import build_history, fit_route
+from agents.fitting import build_history
 from agents.pipeline import Pipeline
 from agents.replay import Measure
 from agents.revise import REMEMBERED, Anomaly, Told
-from detectors.model import Model
 from schemas import messages
-from schemas.messages import DeadLetter, Incident, ScoredEvent
-from tests.pipelines import START_MS, config, fetch
-
-LATENESS = 6
-STREAMS: dict[str, dict[str, Any]] = {
-    "tumbling": {"window": {"kind": "tumbling", "length": "10s"}},
-    "hopping": {"window": {"kind": "hopping", "length": "12s", "hop": "4s"}},
-    "session": {"window": {"kind": "session", "gap": "4s", "size": 4}},
-    "session by id": {"window": {"kind": "session", "gap": "4s", "size": 4, "id": "session"}},
-    "routed": {
-        "window": {"kind": "session", "gap": "4s", "size": 4},
-        "detectors": [{"detector": "pca", "when": {"country": ["DE"]}}],
-    },
-}
-for _stream in STREAMS.values():
-    _stream["lateness"] = f"{LATENESS}s"
-
-
-def records(n: int, seed: int, odd: float = 0.0) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Records in the order of their time, and an order in which they come late but not too late."""
-    rng = np.random.default_rng(seed)
-    times = START_MS + np.cumsum(rng.integers(200, 2000, n))
-    made = [
-        {
-            "card": f"card-{rng.integers(4)}",
-            "session": f"s{i // 20}",
-            "ts": int(times[i]),
-            "amount": float(rng.normal(50, 5)) * (30 if rng.random() < odd else 1),
-            "country": "AT" if rng.random() < 0.8 else "DE",
-        }
-        for i in range(n)
-    ]
-    delay = rng.integers(0, LATENESS * 1000, n) * (rng.random(n) < 0.4)
-    return made, np.argsort(times + delay, kind="stable")
-
-
-_MODELS: dict[str, Model] = {}
-
-
-def pipeline(kind: str, **changes: Any) -> Pipeline:
-    made = config(**{**STREAMS[kind], **changes})
-    if kind not in _MODELS:
-        stream = made.streams["payments"]
-        decoder = Decoder("payments", stream, made.limits)
-        past = [msgspec.json.encode(record) for record in records(2500, 99)[0]]
-        history = build_history(stream, [decoder(fetch(list(past))).records])
-        _MODELS[kind] = fit_route("payments", stream, stream.routes[0], history)
-    result = Pipeline(made, lambda: 0)
-    result.apply("payments", "pca", _MODELS[kind])
-    return result
-
-
-def run(made: Pipeline, values: list[dict[str, Any]], cuts: list[int]) -> list[Any]:
-    outputs = []
-    for a, b in itertools.pairwise([0, *sorted(cuts), len(values)]):
-        part: list[bytes | None] = [msgspec.json.encode(value) for value in values[a:b]]
-        outputs += made.process([fetch(part, first=a)]).outputs
-    return outputs + made.finish().outputs
-
-
-def events(outputs: list[Any]) -> list[ScoredEvent]:
-    return [messages.decode(o.value, ScoredEvent) for o in outputs if o.topic == "payments.scored"]
-
-
-def last(found: list[ScoredEvent]) -> dict[str, ScoredEvent]:
-    newest = {event.event_id: event for event in found}  # they stand in order
-    return {name: event for name, event in newest.items() if not event.retracted}
+from schemas.messages import DeadLetter, Incident
+from tests.pipelines import config, fetch
+from tests.revising import LATENESS, MODELS, STREAMS, events, last, pipeline, records, run
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -107,6 +44,67 @@ def test_late_records_change_no_last_score(kind: str, seed: int, cuts: list[int]
         assert event.score == pytest.approx(other.score, rel=1e-5, abs=1e-6)
 
 
+def seen(made: Pipeline, values: list[dict[str, Any]], cuts: list[int]) -> list[Any]:
+    """All that came out: events and suspect windows in order, the last state of incidents."""
+    outputs, suspects = [], []
+    for a, b in itertools.pairwise([0, *sorted(cuts), len(values)]):
+        part: list[bytes | None] = [msgspec.json.encode(value) for value in values[a:b]]
+        result = made.process([fetch(part, first=a)])
+        outputs += result.outputs
+        suspects += [row for _, _, table in result.quarantine for row in table.to_pylist()]
+    outputs += made.finish().outputs
+    found = [
+        (e.event_id, e.revision, e.retracted, e.is_anomaly, e.incident_id, round(e.score, 4))
+        for e in events(outputs)
+    ]
+    alerts = [messages.decode(o.value, Incident) for o in outputs if o.topic == "payments.alerts"]
+    incidents = {i.incident_id: (i.state, i.events, i.first_event, i.last_event) for i in alerts}
+    late = sorted(o.value for o in outputs if o.topic == "eddy.dead-letters")
+    return [found, suspects, incidents, late, made.totals()]
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 1000),
+    cuts=st.lists(st.integers(0, 200), max_size=8),
+    emit=st.sampled_from(["all", "anomalies", "sample"]),
+)
+def test_what_is_made_of_revisions_does_not_depend_on_fetches(
+    kind: str, seed: int, cuts: list[int], emit: str
+) -> None:
+    values, _ = records(200, seed, odd=0.05)
+    times = np.array([value["ts"] for value in values])
+    too_late = np.random.default_rng(seed).integers(0, 2 * LATENESS * 1000, 200)
+    arrival = [values[i] for i in np.argsort(times + too_late, kind="stable")]
+    changes = {
+        "emit": emit,
+        "late": "dead_letter",
+        "alerts": {"budget_per_day": 40, "incident_gap": "20s"},
+    }
+    whole = seen(pipeline(kind, **changes), arrival, [])
+    assert seen(pipeline(kind, **changes), arrival, cuts) == whole
+
+
+@pytest.mark.parametrize("kind", ["tumbling", "session"])
+def test_suspect_is_what_the_last_revision_says(kind: str) -> None:
+    values, order = records(400, 21, odd=0.05)
+    arrival = [values[i] for i in order]
+    made = pipeline(kind)
+    everything: list[bytes | None] = [msgspec.json.encode(value) for value in arrival]
+    result = made.process([fetch(everything)])
+    more = made.finish()
+    suspects = pa.concat_tables(t for r in (result, more) for _, _, t in r.quarantine)
+    found = last(events(result.outputs + more.outputs))
+    stream = made.config.streams["payments"]
+    decoder = Decoder("payments", stream, made.config.limits)
+    history = build_history(
+        stream, [decoder(fetch(everything)).records], quarantine=Quarantine(suspects)
+    )
+    assert len(history.suspect) == len(found)
+    assert history.suspect.sum() == sum(event.is_anomaly for event in found.values()) > 0
+
+
 @pytest.mark.parametrize("kind", STREAMS)
 def test_windows_count_once(kind: str) -> None:
     values, order = records(400, 3, odd=0.05)
@@ -117,69 +115,6 @@ def test_windows_count_once(kind: str) -> None:
         assert ledger.windows == ledger.scored == len(found) - ledger.revisions
     ever = {event.event_id for event in found if event.is_anomaly}
     assert 0 < ledger.anomalies <= len(ever)
-
-
-def test_what_a_revision_finds_goes_to_an_incident_once() -> None:
-    values, _ = records(200, 5)
-    clock = values[-1]["ts"] // 10_000 * 10_000 + 100_000
-    key = {**values[0], "card": "card-9"}
-    late = [
-        {**key, "ts": clock + 1000, "amount": 50.0},
-        {**key, "ts": clock + 11_000, "amount": 50.0, "card": "card-8"},
-        {**key, "ts": clock + 2000, "amount": 5000.0},  # makes an anomaly of it
-        {**key, "ts": clock + 3000, "amount": 5000.0},
-    ]
-    made = pipeline("tumbling", alerts={"budget_per_day": 50})
-    outputs = run(made, [*values, *late], [])
-    mine = [e for e in events(outputs) if e.key == "card-9"]
-    assert [(e.revision, e.is_anomaly) for e in mine] == [(0, False), (1, True), (2, True)]
-    assert len({e.event_id for e in mine}) == 1
-    assert mine[1].incident_id is not None
-    assert mine[1].incident_id == mine[2].incident_id
-    assert mine[2].contributions
-    alerts = [messages.decode(o.value, Incident) for o in outputs if o.topic == "payments.alerts"]
-    closed = [i for i in alerts if i.incident_id == mine[1].incident_id and i.state == "closed"]
-    assert [(i.events, i.key_count) for i in closed] == [(1, 1)]
-
-
-def test_what_a_revision_takes_back_is_published_and_leaves_the_incident_alone() -> None:
-    values, _ = records(200, 5)
-    clock = values[-1]["ts"] // 10_000 * 10_000 + 100_000
-    key = {**values[0], "card": "card-9"}
-    late = [
-        {**key, "ts": clock + 1000, "amount": 400.0},
-        {**key, "ts": clock + 11_000, "amount": 50.0, "card": "card-8"},
-        *({**key, "ts": clock + 2000 + i, "amount": 50.0} for i in range(300)),
-    ]
-    made = pipeline("session", emit="anomalies", alerts={"budget_per_day": 50})
-    outputs = run(made, [*values, *late], [])
-    mine = [e for e in events(outputs) if e.key == "card-9"]
-    assert mine[0].is_anomaly
-    assert [e.revision for e in mine] == list(range(301))
-    alerts = [messages.decode(o.value, Incident) for o in outputs if o.topic == "payments.alerts"]
-    closed = [i for i in alerts if i.incident_id == mine[0].incident_id and i.state == "closed"]
-    assert [i.events for i in closed] == [1]
-
-
-def test_a_merged_session_is_known_for_the_anomaly_that_it_swallows() -> None:
-    values, _ = records(200, 5)
-    clock = values[-1]["ts"] + 100_000
-    key = {**values[0], "card": "card-9"}
-    late = [
-        {**key, "ts": clock + 1000, "amount": 5000.0},
-        {**key, "ts": clock + 6000, "amount": 50.0, "card": "card-8"},
-        {**key, "ts": clock + 500, "amount": 5000.0},
-    ]
-    made = pipeline("session", emit="anomalies", alerts={"budget_per_day": 50})
-    mine = [e for e in events(run(made, [*values, *late], [])) if e.key == "card-9"]
-    told = [(e.revision, e.retracted, e.is_anomaly, e.window_start // 10**6 - clock) for e in mine]
-    assert told == [
-        (0, False, True, 1000),
-        (1, True, False, 1000),
-        (0, False, True, 500),
-    ]
-    assert mine[0].incident_id == mine[2].incident_id is not None
-    assert made.totals()["payments"].incidents == 1
 
 
 def test_late_records_are_dead_letters_if_asked_for() -> None:
@@ -243,7 +178,7 @@ def test_measures_are_of_the_last_revisions() -> None:
     for arrival in (range(300), order.tolist()):
         made = pipeline("session")
         made = Pipeline(made.config, lambda: 0, label="odd")
-        made.apply("payments", "pca", _MODELS["session"])
+        made.apply("payments", "pca", MODELS["session"])
         made.observe = measure = Measure()
         run(made, [{**values[i], "odd": values[i]["amount"] > 500} for i in arrival], [150])
         results.append(measure.results()["payments/pca"])

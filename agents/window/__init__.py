@@ -7,9 +7,9 @@ Windows of event time are complete as soon as the watermark, the newest event ti
 partition, has passed their end (of a session: its end and the gap). They are kept until it has
 passed that by ``lateness``. A record that comes in between changes the windows that it belongs
 to, and each of these is complete again, with a revision one higher: one revision for each late
-record and window. That is at most as many windows as a sliding window of stride 1 makes, and
-follows from the order of the records alone. A session that such a record extends to beyond the
-watermark goes on, and is complete again when it is over.
+record and window. So revisions follow from the order of the records alone, and cost at most what
+sliding windows of stride 1 do (where windows overlap, as often as they do). A session that such a
+record extends to beyond the watermark goes on, and is complete again when it is over.
 
 In whatever order records within the lateness arrive, the last revisions are those of records that
 arrive in the order of their time.

@@ -44,8 +44,10 @@ def test_late_records_change_no_last_score(kind: str, seed: int, cuts: list[int]
         assert event.score == pytest.approx(other.score, rel=1e-5, abs=1e-6)
 
 
-def seen(made: Pipeline, values: list[dict[str, Any]], cuts: list[int]) -> list[Any]:
-    """All that came out: events and suspect windows in order, the last state of incidents."""
+def seen(
+    made: Pipeline, values: list[dict[str, Any]], cuts: list[int]
+) -> tuple[list[float], list[Any]]:
+    """Scores, and what came of them: events and suspects in order, the last of incidents."""
     outputs, suspects = [], []
     for a, b in itertools.pairwise([0, *sorted(cuts), len(values)]):
         part: list[bytes | None] = [msgspec.json.encode(value) for value in values[a:b]]
@@ -54,13 +56,13 @@ def seen(made: Pipeline, values: list[dict[str, Any]], cuts: list[int]) -> list[
         suspects += [row for _, _, table in result.quarantine for row in table.to_pylist()]
     outputs += made.finish().outputs
     found = [
-        (e.event_id, e.revision, e.retracted, e.is_anomaly, e.incident_id, round(e.score, 4))
-        for e in events(outputs)
+        (e.event_id, e.revision, e.retracted, e.is_anomaly, e.incident_id) for e in events(outputs)
     ]
+    scores = [e.score for e in events(outputs)]
     alerts = [messages.decode(o.value, Incident) for o in outputs if o.topic == "payments.alerts"]
     incidents = {i.incident_id: (i.state, i.events, i.first_event, i.last_event) for i in alerts}
     late = sorted(o.value for o in outputs if o.topic == "eddy.dead-letters")
-    return [found, suspects, incidents, late, made.totals()]
+    return scores, [found, suspects, incidents, late, made.totals()]
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -82,8 +84,10 @@ def test_what_is_made_of_revisions_does_not_depend_on_fetches(
         "late": "dead_letter",
         "alerts": {"budget_per_day": 40, "incident_gap": "20s"},
     }
-    whole = seen(pipeline(kind, **changes), arrival, [])
-    assert seen(pipeline(kind, **changes), arrival, cuts) == whole
+    scores, whole = seen(pipeline(kind, **changes), arrival, [])
+    found, pieces = seen(pipeline(kind, **changes), arrival, cuts)
+    assert found == pytest.approx(scores, rel=1e-5, abs=1e-6)
+    assert pieces == whole
 
 
 @pytest.mark.parametrize("kind", ["tumbling", "session"])

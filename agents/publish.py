@@ -99,7 +99,8 @@ def scored_events(
     start, end = windows.start.tolist(), windows.end.tolist()
     first, last = windows.first_offset.tolist(), windows.last_offset.tolist()
     records, log_time = windows.records.tolist(), windows.log_time.tolist()
-    revision, retracted = windows.revision, windows.retracted
+    revision = [0] * len(windows) if windows.revision is None else windows.revision.tolist()
+    retracted = None if windows.retracted is None else windows.retracted.tolist()
     scores, p_values = judged.scores.tolist(), verdicts.p_value.tolist()
     thresholds, anomalous = verdicts.threshold.tolist(), verdicts.is_anomaly.tolist()
     topic_in, partition = judged.partition
@@ -108,8 +109,8 @@ def scored_events(
         key = windows.key[i]
         event = ScoredEvent(
             event_id=event_id,
-            revision=0 if revision is None else int(revision[i]),
-            retracted=False if retracted is None else bool(retracted[i]),
+            revision=revision[i],
+            retracted=retracted is not None and retracted[i],
             stream=stream,
             route=route,
             key=key or None,

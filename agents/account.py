@@ -27,6 +27,7 @@ class Ledger:
     anomalies: int = 0
     incidents: int = 0
     suppressed: int = 0
+    revisions: int = 0
 
     @property
     def balanced(self) -> bool:

@@ -224,7 +224,8 @@ def _show(found: Report) -> None:
         f"{found.filtered:,} filtered"
     )
     click.echo(
-        f"{found.windows:,} windows, {found.scored:,} scored, {found.unscored:,} unscored, "
+        f"{found.windows:,} windows, {found.revisions:,} revisions, {found.scored:,} scored, "
+        f"{found.unscored:,} unscored, "
         f"{found.anomalies:,} anomalies, {found.incidents:,} incidents "
         f"({found.suppressed:,} anomalies over budget), {found.retrain_requests} retrain requests"
     )

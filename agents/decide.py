@@ -75,24 +75,41 @@ class Decider:
         false_alarms = FALSE_ALARM_SHARE * self._alerts_per_day
         return min(false_alarms / max(self._windows_per_day, 1e-9), HIGHEST_THRESHOLD)
 
-    def __call__(self, scores: Floats, times: Ints, partial: NDArray[np.bool_]) -> Verdicts:
-        """Judge ``[W]`` scores of consecutive windows with their event times and kinds."""
+    def __call__(
+        self,
+        scores: Floats,
+        times: Ints,
+        partial: NDArray[np.bool_],
+        revised: NDArray[np.bool_] | None = None,
+    ) -> Verdicts:
+        """Judge ``[W]`` scores of consecutive windows with their event times and kinds.
+
+        Those that are ``revised`` were there before, and teach nothing.
+        """
         p_value, threshold = np.empty(len(scores)), np.empty(len(scores))
+        fresh = np.ones(len(scores), dtype=bool) if revised is None else ~revised
+        count = np.cumsum(fresh)
         at = 0
         while at < len(scores):
-            part = slice(at, min(at + BLOCK - self._in_block, len(scores)))
+            done = 0 if at == 0 else int(count[at - 1])
+            stop = int(np.searchsorted(count, done + BLOCK - self._in_block)) + 1
+            part = slice(at, min(stop, len(scores)))
             p = self._full.tail.p_values(scores[part])
             if partial[part].any():
                 p = np.where(partial[part], self._partial.tail.p_values(scores[part]), p)
             p_value[part], threshold[part] = p, self.threshold
-            self._full.keep(scores[part][~partial[part]], p[~partial[part]])
+            full = fresh[part] & ~partial[part]
+            self._full.keep(scores[part][full], p[full])
             if self._partial is not self._full:
-                self._partial.keep(scores[part][partial[part]], p[partial[part]])
-            self._advance(times[part])
+                rest = fresh[part] & partial[part]
+                self._partial.keep(scores[part][rest], p[rest])
+            self._advance(times[part][fresh[part]])
             at = part.stop
         return Verdicts(p_value, threshold, p_value <= threshold)
 
     def _advance(self, times: Ints) -> None:
+        if not len(times):
+            return
         if self._seen == 0:
             self._first_time = int(times[0])
         self._last_time = max(self._last_time, int(times.max()))

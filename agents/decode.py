@@ -92,6 +92,21 @@ class Decoder:
             np.maximum.at(times, message, found)
         return self._spread_keys(table, message, len(values)), times
 
+    def late(self, fetch: Fetch, offsets: Ints, behind: Ints) -> list[DeadLetter]:
+        """Make dead letters of the records that came too late for their windows.
+
+        Parameters
+        ----------
+        offsets, behind
+            ``[k]`` where they stand, and how far behind the newest event time they were, ns.
+        """
+        letters = []
+        index = np.searchsorted(fetch.offsets, offsets)
+        for at, far in zip(index.tolist(), behind.tolist(), strict=True):
+            why = Bad("late", f"{far / 1e9:.10g} s behind the newest event time")
+            letters.append(self._letter(fetch, at, why))
+        return letters
+
     def _parse(self, values: Sequence[bytes | None]) -> tuple[Table, Ints]:
         """Parse what can be; return the rows, and the index of each row's message."""
         valid = [i for i, value in enumerate(values) if value]

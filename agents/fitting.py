@@ -65,7 +65,8 @@ def build_history(
     for indices in by_partition.values():
         encoder, keys = Encoder(stream), KeyTable()
         encoder.use_templates(templates)
-        windower = make_windower(stream, len(numbers), len(categories))
+        # windows as they are in the end, however often they were revised while serving
+        windower = make_windower(stream, len(numbers), len(categories), final=True)
         for index in indices:
             part = records[index]
             slots = np.zeros(len(part), dtype=np.int64)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from agents.archiving import quarantine_table
 from agents.decide import Verdicts
-from agents.explain import reasons
+from agents.gather import gather
 from agents.partition import PartitionState, RouteState
 from agents.publish import Envelope, EventIds, Judged, emitted, scored_events
 from agents.records import Floats, Ints, Records
@@ -111,25 +109,27 @@ class Judge:
         """Judge windows, and put what is to be published about them into ``result``."""
         state, route, windows = scored.state, scored.route, scored.windows
         partial = windows.length < windows.num.shape[1]
-        judged = self._named(scored, route.decider(scored.scores, windows.end, partial))
-        anomalies = np.flatnonzero(judged.verdicts.is_anomaly)
-        if len(anomalies):
-            self._explain(scored, judged, anomalies, result)
+        verdicts = route.decider(scored.scores, windows.end, partial, windows.revised)
+        if windows.retracted is not None:
+            verdicts = replace(verdicts, is_anomaly=verdicts.is_anomaly & ~windows.retracted)
+        judged = self._named(scored, verdicts)
+        incidents, suspect = gather(state, route, scored.model, judged)
+        result.outputs += map(self._envelope.incident, incidents)
+        if state.stream.archive and suspect is not None:
+            result.quarantine.append((state.name, state.partition, suspect))
         if self.observe is not None:
             self.observe(state, scored.label, judged)
         result.outputs += scored_events(
             self._envelope.topics.scored(state.name),
             state.name,
             scored.label,
-            state.partition,
             judged,
             self._clock(),
         )
         route.newest = max(route.newest, int(windows.end.max()))
         result.outputs += map(self._envelope.incident, route.incidents.close_before(route.newest))
         ledger = state.ledger
-        ledger.scored += len(windows)
-        ledger.anomalies += len(anomalies)
+        ledger.scored += len(windows.firsts)
         ledger.incidents = sum(r.incidents.opened for r in state.routes.values())
         ledger.suppressed = sum(r.incidents.suppressed for r in state.routes.values())
         self._watch(scored, result)
@@ -162,17 +162,21 @@ class Judge:
         result.outputs.append(self._envelope.request(request))
 
     def _named(self, scored: Scored, verdicts: Verdicts) -> Judged:
-        """Give the windows that are to be published their ids."""
+        """Give the windows that are to be published, and all revised ones, their ids."""
         state, windows, records = scored.state, scored.windows, scored.records
         ids, emit = self._ids[state.name, scored.label], state.stream.emit
         sampled = ids(windows, records, range(len(windows))) if emit.mode == "sample" else None
-        out = np.flatnonzero(emitted(emit, verdicts, sampled)).tolist()
+        chosen = emitted(emit, verdicts, sampled)
+        named = chosen if windows.revised is None else chosen | windows.revised
+        out = np.flatnonzero(named).tolist()
         names = [sampled[i] for i in out] if sampled else ids(windows, records, out)
         return Judged(
+            state.partition,
             windows,
             records,
             scored.scores,
             verdicts,
+            chosen,
             scored.model.model_id,
             scored.model.detector.caps.name,
             {},
@@ -180,47 +184,11 @@ class Judge:
             dict(zip(out, names, strict=True)),
         )
 
-    def _explain(
-        self, scored: Scored, judged: Judged, anomalies: NDArray[np.intp], result: Result
-    ) -> None:
-        """Explain anomalies and gather them into incidents."""
-        state, route = scored.state, scored.route
-        newest = np.maximum(np.maximum.accumulate(judged.windows.end), route.newest)
-        few = judged.windows.select(anomalies)
-        whys = reasons(
-            scored.model.description.layout,
-            few,
-            scored.model.explain(arrays(few)),
-            records=judged.records,
-            fields=state.stream.of_type("category"),
-            templates=route.templates,
-            sensitive=[n for n, f in state.stream.fields.items() if f.sensitive],
-        )
-        surge = np.zeros(len(few), dtype=bool)
-        for position, (index, why) in enumerate(zip(anomalies.tolist(), whys, strict=True)):
-            judged.contributions[index] = why.top
-            placed = route.incidents.add(
-                judged.ids[index],
-                judged.windows.key[index],
-                int(judged.windows.end[index]),
-                int(newest[index]),
-                float(judged.scores[index]),
-                float(judged.verdicts.p_value[index]),
-                float(judged.verdicts.threshold[index]),
-                why,
-            )
-            surge[position] = placed.surge
-            if placed.incident_id is not None:
-                judged.incidents[index] = placed.incident_id
-            result.outputs += map(self._envelope.incident, placed.messages)
-        if state.stream.archive:
-            table = quarantine_table(state.partition, few, surge)
-            result.quarantine.append((state.name, state.partition, table))
-
     def _watch(self, scored: Scored, result: Result) -> None:
         """Ask for a new model where the windows have drifted from what the model knows."""
-        state, model = scored.state, scored.model
-        for finding, time in scored.route.watcher(arrays(scored.windows), scored.scores):
+        state, model, windows = scored.state, scored.model, scored.windows
+        scores = scored.scores if windows.revised is None else scored.scores[~windows.revised]
+        for finding, time in scored.route.watcher(arrays(windows.firsts), scores):
             since = max(state.first_time or 0, model.description.data_from)
             request = drift_request(state.name, scored.label, model.model_id, finding, time, since)
             result.outputs.append(self._envelope.request(request))

@@ -97,3 +97,18 @@ def grow(array: Array, rows: int, fill: float = 0) -> Array:
 def used(array: NDArray[Any], fill: float = 0) -> int:
     """Count the rows of a ``[rows]`` array of :func:`grow` up to the last that was written to."""
     return int(np.max(np.flatnonzero(array != fill), initial=-1)) + 1
+
+
+def running(op: np.ufunc, values: NDArray[Any], rank: Ints) -> NDArray[Any]:
+    """Accumulate ``[n, …]`` values group by group; ``rank`` is the place of each in its group.
+
+    The groups lie one behind the other. Takes as many steps as the longest of them has doublings
+    (Hillis and Steele 1986), whereas NumPy's own ``accumulate`` knows no groups.
+    """
+    values, step = values.copy(), 1
+    most = int(rank.max(initial=0))
+    while step <= most:
+        reach = np.flatnonzero(rank >= step)
+        values[reach] = op(values[reach], values[reach - step])
+        step *= 2
+    return values

@@ -20,20 +20,43 @@ from schemas.config import Hopping, Sliding, Stream
 
 @dataclass(slots=True)
 class _Route:
-    """Labels, scores, verdicts, ends and keys of the windows of a route, in parts."""
+    """Labels, scores, verdicts, ends and keys of the windows of a route, in parts.
+
+    ``newest`` is where the last revision of each window of event time stands, ``replaced`` where
+    those stand that a later one replaces or retracts.
+    """
 
     buffer: int
     parts: list[tuple[NDArray[np.generic], ...]] = field(default_factory=list)
     number: dict[str, int] = field(default_factory=dict)
+    newest: dict[tuple[object, ...], int] = field(default_factory=dict)
+    replaced: list[int] = field(default_factory=list)
+    windows: int = 0
 
     def add(self, judged: Judged, labels: NDArray[np.int8]) -> None:
+        self._revise(judged)
         key, number = judged.windows.key, self.number
         series = np.array([number.setdefault(k, len(number)) for k in key], dtype=np.int64)
         end, flagged = judged.windows.end, judged.verdicts.is_anomaly
         self.parts.append((labels, judged.scores, flagged, end, series))
 
+    def _revise(self, judged: Judged) -> None:
+        windows = judged.windows
+        if windows.identity is not None and windows.retracted is not None:
+            names = zip(windows.key, windows.identity, strict=True)
+            for index, name in enumerate(names, self.windows):
+                before = self.newest.get((judged.partition, *name))
+                if before is not None:
+                    self.replaced.append(before)
+                self.newest[judged.partition, *name] = index
+            self.replaced += (np.flatnonzero(windows.retracted) + self.windows).tolist()
+        self.windows += len(windows)
+
     def results(self) -> dict[str, float]:
-        labels, scores, flagged, end, series = map(np.concatenate, zip(*self.parts, strict=True))
+        last = np.ones(self.windows, dtype=bool)
+        last[self.replaced] = False
+        columns = map(np.concatenate, zip(*self.parts, strict=True))
+        labels, scores, flagged, end, series = (column[last] for column in columns)
         found = detection_metrics(labels, scores, flagged)
         if not found:
             return {}

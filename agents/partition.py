@@ -16,6 +16,7 @@ from agents.incident import IncidentBook
 from agents.keys import KeyTable, group
 from agents.records import Records
 from agents.repeats import Repeats
+from agents.revise import Told
 from agents.snapshot import State
 from agents.templates import code_of
 from agents.watch import Watcher
@@ -48,6 +49,7 @@ class RouteState:
         self._per_day = stream.alerts.budget_per_day / partitions
         gap = int(stream.alerts.incident_gap)
         self.incidents = IncidentBook(name, route, self._per_day, gap)
+        self.told = Told()
         self.newest = -(2**62)
         self.unscored = 0
         self.model: Model | None = None
@@ -72,6 +74,7 @@ class RouteState:
             "newest": self.newest,
             "unscored": self.unscored,
             "incidents": self.incidents.state(),
+            "told": self.told.state(),
             "decider": self.decider.state() if judged else None,
             "watcher": self.watcher.state() if judged else None,
         }
@@ -80,6 +83,7 @@ class RouteState:
         """Go on from a state; it already follows the model that spoke then."""
         self.newest, self.unscored = state["newest"], state["unscored"]
         self.incidents.restore(state["incidents"])
+        self.told.restore(state["told"])
         if self.model is not None:
             self.decider.restore(state["decider"])
             self.watcher.restore(state["watcher"])
@@ -181,11 +185,19 @@ class PartitionState:
         late = int(added.late.sum())
         ledger.late += late
         ledger.windowed += len(records) - late
-        ledger.windows += len(added.windows)
-        return Ingested(records, added.windows, decoded.dead_letters, ~added.late)
+        letters = decoded.dead_letters
+        if late and self.stream.late == "dead_letter" and added.behind is not None:
+            which = np.flatnonzero(added.late)
+            offsets, behind = records.offset[which], added.behind[which]
+            letters = letters + self._decoder.late(fetch, offsets, behind)
+        return Ingested(records, self._counted(added.windows), letters, ~added.late)
 
     def finish(self) -> Windows:
         """Close all open windows: the input has ended."""
-        windows = self.windower.finish()
-        self.ledger.windows += len(windows)
+        return self._counted(self.windower.finish())
+
+    def _counted(self, windows: Windows) -> Windows:
+        again = 0 if windows.revised is None else int(windows.revised.sum())
+        self.ledger.windows += len(windows) - again
+        self.ledger.revisions += again
         return windows

@@ -253,7 +253,9 @@ class Pipeline:
                 for item, windows, model, part in zip(mine, chosen, models, scores, strict=True):
                     if model is None or part is None:
                         enough = MISSING_MODEL_AFTER / self.config.partitions
-                        self._judges.unscored(item.state, route.label, windows.end, enough, result)
+                        self._judges.unscored(
+                            item.state, route.label, windows.firsts.end, enough, result
+                        )
                     elif len(windows):
                         scored = Scored(item.state, route.label, windows, item.records, model, part)
                         self._judges(scored, result)

@@ -69,12 +69,17 @@ def emitted(emit: Emit, verdicts: Verdicts, ids: list[str] | None) -> NDArray[np
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Windows of one route in one partition with all that was found out about them."""
+    """Windows of one route in one partition with all that was found out about them.
 
+    ``chosen`` marks those that the stream publishes, ``ids`` names those that are published.
+    """
+
+    partition: Partition
     windows: Windows
     records: Records | None
     scores: Floats
     verdicts: Verdicts
+    chosen: NDArray[np.bool_]
     model_id: str
     detector: str
     contributions: dict[int, list[Contribution]]
@@ -83,7 +88,7 @@ class Judged:
 
 
 def scored_events(
-    topic: str, stream: str, route: str, where: Partition, judged: Judged, processed_at: int
+    topic: str, stream: str, route: str, judged: Judged, processed_at: int
 ) -> list[Output]:
     """Make the scored events of the windows that have an id.
 
@@ -94,14 +99,18 @@ def scored_events(
     start, end = windows.start.tolist(), windows.end.tolist()
     first, last = windows.first_offset.tolist(), windows.last_offset.tolist()
     records, log_time = windows.records.tolist(), windows.log_time.tolist()
+    revision = [0] * len(windows) if windows.revision is None else windows.revision.tolist()
+    retracted = None if windows.retracted is None else windows.retracted.tolist()
     scores, p_values = judged.scores.tolist(), verdicts.p_value.tolist()
     thresholds, anomalous = verdicts.threshold.tolist(), verdicts.is_anomaly.tolist()
-    topic_in, partition = where
+    topic_in, partition = judged.partition
     outputs = []
     for i, event_id in judged.ids.items():
         key = windows.key[i]
         event = ScoredEvent(
             event_id=event_id,
+            revision=revision[i],
+            retracted=retracted is not None and retracted[i],
             stream=stream,
             route=route,
             key=key or None,

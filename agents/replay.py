@@ -37,6 +37,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     anomalies: int
     incidents: int
     suppressed: int
+    revisions: int
     retrain_requests: int
     seconds: float
     records_per_second: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,7 +16,10 @@ from schemas.config import Route, Stream
 
 
 def matching(windows: Windows, stream: Stream, route: Route) -> Windows:
-    """Pick the windows that a route's rules let through."""
+    """Pick the windows that a route's rules let through.
+
+    A revision that no longer passes is retracted, since one before it may have passed.
+    """
     if not route.when or not len(windows):
         return windows
     last = windows.cat[np.arange(len(windows)), windows.length - 1]
@@ -23,6 +27,10 @@ def matching(windows: Windows, stream: Stream, route: Route) -> Windows:
     keep = np.ones(len(windows), dtype=bool)
     for name, values in route.when.items():
         keep &= np.isin(last[:, fields.index(name)], [code_of(value) for value in values])
+    if windows.revision is not None and windows.retracted is not None:
+        again = windows.revision > 0
+        windows = replace(windows, retracted=windows.retracted | (again & ~keep))
+        keep |= again
     return windows.select(keep)
 
 

@@ -54,6 +54,11 @@ class Field(_Strict, frozen=True, kw_only=True):
     required: bool = False
     sensitive: bool = False
 
+    @property
+    def refers_back(self) -> bool:
+        """Whether its value depends on the record before."""
+        return self.transform in ("difference", "rate")
+
 
 class Sliding(_Strict, frozen=True, kw_only=True, tag="sliding", tag_field="kind"):
     """The last ``size`` records of a key in arrival order, every ``stride`` records.
@@ -148,8 +153,10 @@ class Stream(_Strict, frozen=True, kw_only=True):
 
     ``id`` names the field that identifies a record; a record whose id was seen among the last
     ``duplicates_within`` of its partition is dropped. Without it, records are told apart by their
-    position and none is ever a duplicate. ``lateness`` is how far behind the newest event time of
-    its partition a record may be and still enter an event-time window.
+    position and none is ever a duplicate. ``lateness`` is how far the newest event time of its
+    partition may be past the end of a window when a record still enters it: the window does not
+    wait for that, but is published again with a higher revision. A record later than that is
+    counted as late; with ``late: dead_letter`` it is published to the dead letters too.
     """
 
     source: Source
@@ -162,6 +169,7 @@ class Stream(_Strict, frozen=True, kw_only=True):
     derive: list[Literal["gap", "time_of_day"]] = []
     window: Window = Sliding()
     lateness: Duration = Duration(0)
+    late: Literal["count", "dead_letter"] = "count"
     routes: Annotated[list[Route], Meta(min_length=1)] = msgspec.field(name="detectors")
     alerts: Alerts = Alerts()
     drift: Drift = Drift()

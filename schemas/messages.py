@@ -1,7 +1,7 @@
 """The messages that Eddy publishes and reads; JSON on the wire, times in ns since 1970 UTC.
 
-Adding an optional field is compatible; anything else raises ``SCHEMA_VERSION``. A reader takes
-its own version and the one before.
+Adding an optional field is compatible, as is a value that comes only of a new setting; anything
+else raises ``SCHEMA_VERSION``. A reader takes its own version and the one before.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ Reason = Literal[
     "missing_required",
     "bad_time",
     "future_time",
+    "late",
 ]
 Trigger = Literal["drift", "age", "labels", "missing", "manual"]
 Stage = Literal[
@@ -67,11 +68,12 @@ class ScoredEvent(Message, frozen=True, kw_only=True):
     """A scored window.
 
     ``event_id`` is a hash of stream, route, window specification, key and window identity, so a
-    window scored twice has the same one; ``revision`` tells the later verdict.
+    window scored twice has the same one; ``revision`` tells the later verdict. What is
+    ``retracted`` is no window any more: late records made it part of another.
     ``p_value`` is the chance of a score at least this high for a normal window;
-    ``is_anomaly`` is ``p_value <= threshold``. ``spoke`` tells whether the key's own level of
-    scores was used or the population's. ``latency_ns`` runs from the log's time of the last
-    record to scoring; ``event_latency_ns`` from its event time.
+    ``is_anomaly`` is ``p_value <= threshold``, and false of what is retracted. ``spoke`` tells
+    whether the key's own level of scores was used or the population's. ``latency_ns`` runs from
+    the log's time of the last record to scoring; ``event_latency_ns`` from its event time.
     """
 
     event_id: str
@@ -171,7 +173,11 @@ class Label(Message, frozen=True, kw_only=True):
 
 
 class Account(Message, frozen=True, kw_only=True):
-    """Where the records of a partition went: ``records_in`` is the sum of the five fates."""
+    """Where the records of a partition went: ``records_in`` is the sum of the five fates.
+
+    Each window counts once, however often it is revised; ``revisions`` counts how often windows
+    were published again.
+    """
 
     stream: str
     topic: str
@@ -190,6 +196,7 @@ class Account(Message, frozen=True, kw_only=True):
     anomalies: int
     incidents: int
     suppressed: int
+    revisions: int = 0
 
 
 class ModelEvent(Message, frozen=True, kw_only=True):

@@ -289,8 +289,26 @@ def _check_window(stream: Stream, path: str) -> None:
     if isinstance(window, config.Tumbling | config.Hopping) and window.length < 1:
         msg = f"{path}.window.length: must be longer than nothing"
         raise ConfigError(msg)
+    routed = [i for i, route in enumerate(stream.routes) if route.when]
+    if isinstance(window, config.Tumbling | config.Hopping) and routed:
+        msg = (
+            f"{path}.detectors[{routed[0]}].when: windows of aggregates have no last record to "
+            "route by; remove it, or use sliding or session windows"
+        )
+        raise ConfigError(msg)
     if isinstance(window, config.Sliding) and stream.lateness:
         msg = f"{path}.lateness: sliding windows follow arrival order; remove it or use tumbling"
+        raise ConfigError(msg)
+    if isinstance(window, config.Sliding) and stream.late != "count":
+        msg = f"{path}.late: no record is late for sliding windows; remove it or use tumbling"
+        raise ConfigError(msg)
+    derived = [f"fields.{n}.transform" for n, f in stream.fields.items() if f.refers_back]
+    derived += ["derive"] if "gap" in stream.derive else []
+    if stream.lateness and derived:
+        msg = (
+            f"{path}.{derived[0]}: refers to the record that arrived before, which late records "
+            "falsify; remove it, or remove 'lateness'"
+        )
         raise ConfigError(msg)
     if stream.key == "none" and isinstance(window, config.Session):
         msg = f"{path}.window: sessions need a key; set 'key' to the field that names the entity"

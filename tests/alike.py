@@ -47,7 +47,7 @@ def assert_alike(left: Any, right: Any, where: str) -> None:
         np.testing.assert_array_equal(left[:rows], right[:rows], where)
     elif isinstance(left, SessionWindows):  # whatever slot each session has
         assert_same(left.state(), right.state(), where)
-        assert set(left._slot_of) == set(right._slot_of)
+        assert set(left._slots.of) == set(right._slots.of)
     elif isinstance(left, Model):
         assert left.model_id == right.model_id
     else:

@@ -37,6 +37,31 @@ def test_examples_are_valid(path: Path) -> None:
         ({"detectors": []}, "streams.payments.detectors: expected list of length ≥ 1"),
         ({"window": {"kind": "hopping", "length": "5m", "hop": "2m"}}, "must divide the length"),
         ({"key": "none", "window": {"kind": "session"}}, "sessions need a key"),
+        (
+            {
+                "window": {"kind": "tumbling", "length": "5m"},
+                "detectors": [{"detector": "pca", "when": {"country": ["AT"]}}],
+            },
+            "detectors[0].when: windows of aggregates have no last record",
+        ),
+        ({"lateness": "5s"}, "streams.payments.lateness: sliding windows follow arrival order"),
+        ({"late": "dead_letter"}, "streams.payments.late: no record is late for sliding windows"),
+        (
+            {"window": {"kind": "session"}, "late": "drop"},
+            'streams.payments.late: expected count | dead_letter, got "drop"',
+        ),
+        (
+            {"window": {"kind": "session"}, "lateness": "5s", "derive": ["gap"]},
+            "streams.payments.derive: refers to the record that arrived before",
+        ),
+        (
+            {
+                "window": {"kind": "session"},
+                "lateness": "5s",
+                "fields": {"a": {"type": "number", "transform": "rate"}},
+            },
+            "streams.payments.fields.a.transform: refers to the record that arrived before",
+        ),
         ({"detectors": ["pca", "pca"]}, "'pca' stands twice"),
         ({"fields": {"c": {"type": "category", "transform": "log1p"}}}, "only numbers have one"),
         ({"source": {"topic": "x", "format": "lines", "pattern": "(?P<card>a)"}}, "no group named"),

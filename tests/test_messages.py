@@ -15,10 +15,14 @@ from schemas.messages import MESSAGES
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.mark.parametrize("name", MESSAGES)
-def test_golden_files_are_read_and_written_alike(name: str) -> None:
-    data = (GOLDEN / f"{name}.v1.json").read_bytes()
-    message = messages.decode(data, MESSAGES[name])
+def test_every_message_has_a_golden_file() -> None:
+    assert {path.name.split(".")[0] for path in GOLDEN.iterdir()} == set(MESSAGES)
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.iterdir()), ids=lambda path: path.stem)
+def test_golden_files_are_read_and_written_alike(path: Path) -> None:
+    data = path.read_bytes()
+    message = messages.decode(data, MESSAGES[path.name.split(".")[0]])
     assert msgspec.json.decode(messages.encode(message)) == msgspec.json.decode(data)
 
 

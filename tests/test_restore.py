@@ -43,9 +43,16 @@ STREAMS: dict[str, dict[str, Any]] = {
         "window": {"kind": "sliding", "size": 6},
     },
     "tumbling": {"window": {"kind": "tumbling", "length": "10s"}, "lateness": "1s"},
-    "hopping": {"window": {"kind": "hopping", "length": "12s", "hop": "4s"}},
-    "session": {"window": {"kind": "session", "gap": "6s", "size": 8}, "lateness": "1s"},
-    "session by id": {"window": {"kind": "session", "gap": "20s", "size": 5, "id": "session"}},
+    "hopping": {
+        "window": {"kind": "hopping", "length": "12s", "hop": "4s"},
+        "lateness": "3s",
+        "late": "dead_letter",
+    },
+    "session": {"window": {"kind": "session", "gap": "2s", "size": 2}, "lateness": "4s"},
+    "session by id": {
+        "window": {"kind": "session", "gap": "2s", "size": 5, "id": "session"},
+        "lateness": "4s",
+    },
     "single": {
         "window": {"kind": "sliding", "size": 1},
         "key": "none",
@@ -171,7 +178,7 @@ def test_a_restored_pipeline_goes_on_as_if_nothing_had_happened(
 
 def test_the_records_of_these_tests_show_all_there_is() -> None:
     """Equality means little where nothing happens."""
-    ledgers, still_open = {}, 0
+    ledgers, still_open, told = {}, 0, 0
     for kind in STREAMS:
         pipeline = fresh(kind)
         results = [pipeline.process(batch) for batch in pieces(range(50, RECORDS, 50))]
@@ -182,7 +189,14 @@ def test_the_records_of_these_tests_show_all_there_is() -> None:
         ledgers[kind] = pipeline.totals()["payments"]
         for state in pipeline._states.values():
             still_open += sum(len(route.incidents._open) for route in state.routes.values())
+            told += sum(len(route.told._known) for route in state.routes.values())
+        if config(**STREAMS[kind]).streams["payments"].lateness:
+            assert ledgers[kind].revisions
+            assert any(b'"retracted":true' in o.value for r in results for o in r.outputs) == (
+                "session" in kind
+            )
     assert still_open
+    assert told
     assert ledgers["sliding"].duplicate
     assert ledgers["sliding"].suppressed
     assert ledgers["tumbling"].late

@@ -2,121 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.encode import Features
-from agents.keys import Groups, grow
+from agents.keys import Groups
 from agents.records import Ints, Records
-from agents.snapshot import State, copied, put_back
-from agents.window.base import Added, Windows, no_windows
-
-STATISTICS = ("mean", "std", "min", "max")
-_BITS = 64
-_FILL = {"least": np.inf, "most": -np.inf, "first": 2**62}  # of rows without records; else 0
+from agents.snapshot import State
+from agents.window.base import Added, Windows, joined, newest_times, no_windows
+from agents.window.span import STATISTICS, Span, Totals, aggregates
 
 
-class _Span:
-    """Accumulators of one span of event time, a row for each key seen in it."""
+@dataclass(frozen=True, slots=True)
+class _Complete:
+    """Windows of one span, and which record of the fetch completes each."""
 
-    _ROWS = (
-        *("count", "total", "square", "least", "most", "seen"),
-        *("records", "first", "last", "log_time"),
-    )
-
-    def __init__(self, features: int, fields: int) -> None:
-        self.row_of = np.full(0, -1, dtype=np.int64)
-        self.key: list[str] = []
-        self.count = np.zeros((0, features))  # non-missing values of each feature
-        self.total = np.zeros((0, features))
-        self.square = np.zeros((0, features))
-        self.least = np.zeros((0, features))
-        self.most = np.zeros((0, features))
-        self.seen = np.zeros((0, fields), dtype=np.uint64)
-        self.records = np.zeros(0, dtype=np.int64)
-        self.first = np.zeros(0, dtype=np.int64)
-        self.last = np.zeros(0, dtype=np.int64)
-        self.log_time = np.zeros(0, dtype=np.int64)
-
-    def add(self, slots: Ints, records: Records, features: Features, index: Ints) -> None:
-        """Take in the records ``index``, whose keys have these slots."""
-        rows = self._rows(slots, records, index)
-        num = features.num[index].astype(np.float64)
-        present = ~np.isnan(num)
-        filled = np.where(present, num, 0.0)
-        np.add.at(self.count, rows, present)
-        np.add.at(self.total, rows, filled)
-        np.add.at(self.square, rows, filled**2)
-        np.minimum.at(self.least, rows, np.where(present, num, np.inf))
-        np.maximum.at(self.most, rows, np.where(present, num, -np.inf))
-        bits = np.left_shift(np.uint64(1), (features.cat[index] % _BITS).astype(np.uint64))
-        np.bitwise_or.at(self.seen, rows, bits)
-        np.add.at(self.records, rows, 1)
-        np.minimum.at(self.first, rows, records.offset[index])
-        np.maximum.at(self.last, rows, records.offset[index])
-        np.maximum.at(self.log_time, rows, records.log_time[index])
-
-    def _rows(self, slots: Ints, records: Records, index: Ints) -> Ints:
-        self.row_of = grow(self.row_of, int(slots.max()) + 1, -1)
-        rows = self.row_of[slots]
-        for at in np.flatnonzero(rows < 0).tolist():
-            slot = int(slots[at])
-            if self.row_of[slot] < 0:
-                self.row_of[slot] = len(self.key)
-                self.key.append(records.key[int(index[at])])
-        size = len(self.key)
-        for name in self._ROWS:
-            setattr(self, name, grow(getattr(self, name), size, _FILL.get(name, 0)))
-        return self.row_of[slots]
-
-    def aggregates(self) -> NDArray[np.float32]:
-        """Return ``[keys, 1 + 4 F + C]``: log count, the statistics, distinct values."""
-        n = len(self.key)
-        count = np.maximum(self.count[:n], 1.0)
-        mean = self.total[:n] / count
-        std = np.sqrt(np.maximum(self.square[:n] / count - mean**2, 0.0))
-        empty = self.count[:n] == 0
-        parts = [mean, std, self.least[:n], self.most[:n]]
-        for part in parts:
-            part[empty] = np.nan
-        stacked = np.stack(parts, axis=2).reshape(n, -1)
-        # linear counting (Whang et al. 1990): 64 bits tell up to ~64 values apart
-        free = _BITS - np.bitwise_count(self.seen[:n]).astype(np.float64)
-        distinct = -_BITS * np.log(np.maximum(free, 0.5) / _BITS)
-        log_count = np.log1p(self.records[:n])[:, None]
-        return np.concatenate([log_count, stacked, distinct], axis=1).astype(np.float32)
-
-    def state(self) -> State:
-        """Copy the state; ``slots`` are those of the rows."""
-        slots = np.flatnonzero(self.row_of >= 0)
-        slots = slots[np.argsort(self.row_of[slots])]
-        return {
-            "slots": slots,
-            "key": self.key.copy(),
-            **copied(self, self._ROWS, len(self.key)),
-        }
-
-    def restore(self, state: State) -> None:
-        """Go on from a state."""
-        put_back(self, self._ROWS, state)
-        slots, self.key = state["slots"], list(state["key"])
-        self.row_of = np.full(int(slots.max(initial=-1)) + 1, -1, dtype=np.int64)
-        self.row_of[slots] = np.arange(len(slots))
+    end: int
+    trigger: Ints
+    key: list[str]
+    totals: Totals
 
 
 class AggregateWindows:
     """Windows of ``length`` ns that start every ``hop`` ns of event time.
 
-    A window is complete once the watermark, the newest event time of the partition less
-    ``lateness``, has reached its end; a record all of whose windows are complete is late.
+    A window is complete once the newest event time of the partition has reached its end, and
+    again with each record that comes later; ``lateness`` behind that a record is late.
+
+    Parameters
+    ----------
+    final
+        Whether windows are complete only when no record can change them any more.
     """
 
-    def __init__(self, length: int, hop: int, lateness: int, features: int, fields: int) -> None:
+    def __init__(
+        self, length: int, hop: int, lateness: int, features: int, fields: int, *, final: bool
+    ) -> None:
         self.length, self.hop, self.lateness = length, hop, lateness
+        self._wait = lateness if final else 0
         self._shape = (features, fields)
-        self._open: dict[int, _Span] = {}  # by end
+        self._spans: dict[int, Span] = {}  # by end
         self._newest = -(2**62)
 
     @staticmethod
@@ -126,78 +52,105 @@ class AggregateWindows:
         return ["records_log", *statistics, *(f"{name}_distinct" for name in categories)]
 
     def add(self, records: Records, features: Features, groups: Groups) -> Added:
-        """Add records to the open windows that they fall into; close those that are over."""
+        """Add records to the windows that they fall into; return those that are complete."""
         n = len(records)
         accepted = np.zeros(n, dtype=bool)
-        if n:
-            slots = np.empty(n, dtype=np.int64)
-            slots[groups.order] = groups.slot[groups.of_sorted]
-            newest = np.maximum.accumulate(np.concatenate([[self._newest], records.time]))
-            last_end = records.time // self.hop * self.hop + self.length
-            parts: dict[int, list[Ints]] = {}
-            for back in range(self.length // self.hop):
-                end = last_end - back * self.hop
-                fits = (end > records.time) & (end + self.lateness > newest[:-1])
-                accepted |= fits
-                for value in np.unique(end[fits]).tolist():
-                    parts.setdefault(value, []).append(np.flatnonzero(fits & (end == value)))
-            for value, found in parts.items():
-                index = np.sort(np.concatenate(found))  # arrival decides the order of keys
-                span = self._open.setdefault(value, _Span(*self._shape))
-                span.add(slots[index], records, features, index)
-            self._newest = int(newest[-1])
-        return Added(self._close(self._newest - self.lateness), ~accepted)
+        if not n:
+            return Added(self._windows([]), accepted)
+        slots = np.empty(n, dtype=np.int64)
+        slots[groups.order] = groups.slot[groups.of_sorted]
+        newest = newest_times(self._newest, records.time)
+        last_end = records.time // self.hop * self.hop + self.length
+        in_time: dict[int, list[Ints]] = {}
+        after: dict[int, list[Ints]] = {}
+        for back in range(self.length // self.hop):
+            end = last_end - back * self.hop
+            fits = (end > records.time) & (end + self.lateness > newest[:-1])
+            accepted |= fits
+            for value in np.unique(end[fits]).tolist():
+                found = np.flatnonzero(fits & (end == value))
+                ready = newest[found] >= value + self._wait
+                for into, part in ((in_time, found[~ready]), (after, found[ready])):
+                    if len(part):
+                        into.setdefault(value, []).append(part)
+        for end_, parts in in_time.items():
+            index = np.sort(np.concatenate(parts))  # arrival decides the order of keys
+            self._span(end_).add(slots[index], records, features, index)
+        complete = self._complete(newest)
+        for end_, parts in after.items():  # all of them come after the window was complete
+            index = np.sort(np.concatenate(parts))
+            span = self._span(end_)
+            place, rows, totals = span.revise(slots[index], records, features, index)
+            keys = [span.key[row] for row in rows.tolist()]
+            complete.append(_Complete(end_, index[place], keys, totals))
+        self._newest = int(newest[-1])
+        for end_ in [e for e in self._spans if e + self.lateness <= self._newest]:
+            del self._spans[end_]
+        return Added(self._windows(complete), ~accepted, newest[:-1] - records.time)
 
     def finish(self) -> Windows:
-        """Close all windows."""
-        return self._close(2**62)
+        """Complete all windows."""
+        windows = self._windows(self._complete(np.array([self._newest, 2**62])))
+        self._spans = {}
+        return windows
 
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        return sum(
-            value.nbytes
-            for span in self._open.values()
-            for value in vars(span).values()
-            if isinstance(value, np.ndarray)
-        )
+        return sum(span.nbytes() for span in self._spans.values())
 
     def state(self) -> State:
         """Copy the state."""
-        spans = [{"end": end, **span.state()} for end, span in self._open.items()]
+        spans = [{"end": end, **span.state()} for end, span in self._spans.items()]
         return {"newest": self._newest, "spans": spans}
 
     def restore(self, state: State) -> None:
         """Go on from a state."""
         self._newest = state["newest"]
-        self._open = {}
+        self._spans = {}
         for part in state["spans"]:
-            span = self._open[part["end"]] = _Span(*self._shape)
-            span.restore(part)
+            self._span(part["end"]).restore(part)
 
-    def _close(self, watermark: int) -> Windows:
-        over = sorted(end for end in self._open if end <= watermark)
-        features, fields = self._shape
-        if not over:
+    def _span(self, end: int) -> Span:
+        if end not in self._spans:
+            self._spans[end] = Span(*self._shape)
+        return self._spans[end]
+
+    def _complete(self, newest: Ints) -> list[_Complete]:
+        """Find the spans that one of the records completes for the first time."""
+        before, after = newest[[0, -1]] - self._wait
+        complete = []
+        for end in sorted(end for end in self._spans if before < end <= after):
+            span = self._spans[end]
+            trigger = np.searchsorted(newest[1:], end + self._wait)
+            triggers = np.full(len(span.key), trigger)
+            complete.append(_Complete(end, triggers, span.key.copy(), span.publish()))
+        return complete
+
+    def _windows(self, complete: list[_Complete]) -> Windows:
+        """Make windows, in the order of the records that complete them, then of their ends."""
+        if not complete:
+            features, fields = self._shape
             return no_windows(1, 1 + 4 * features + fields, 0)
-        spans = [(end, self._open.pop(end)) for end in over]
+        trigger = np.concatenate([part.trigger for part in complete])
+        end = np.concatenate([np.full(len(part.key), part.end) for part in complete])
+        return joined([self._part(part) for part in complete], np.lexsort((end, trigger)))
 
-        def join(name: str) -> NDArray[Any]:
-            return np.concatenate([getattr(s, name)[: len(s.key)] for _, s in spans])
-
-        end = np.concatenate([np.full(len(s.key), e) for e, s in spans])
-        start = end - self.length
-        num = np.concatenate([s.aggregates() for _, s in spans])[:, None, :]
+    def _part(self, part: _Complete) -> Windows:
+        totals, n, start = part.totals, len(part.key), part.end - self.length
         return Windows(
-            num=num,
-            cat=np.empty((len(num), 1, 0), dtype=np.int32),
-            length=np.ones(len(num), dtype=np.int64),
-            key=[key for _, s in spans for key in s.key],
-            identity=[f"{a}-{b}" for a, b in zip(start.tolist(), end.tolist(), strict=True)],
+            num=aggregates(totals)[:, None, :],
+            cat=np.empty((n, 1, 0), dtype=np.int32),
+            length=np.ones(n, dtype=np.int64),
+            key=part.key,
+            identity=[f"{start}-{part.end}"] * n,
             row=None,
-            start=start,
-            end=end,
-            first_offset=join("first"),
-            last_offset=join("last"),
-            records=join("records"),
-            log_time=join("log_time"),
+            start=np.full(n, start),
+            end=np.full(n, part.end),
+            first_offset=totals["first"],
+            last_offset=totals["last"],
+            records=totals["records"],
+            log_time=totals["log_time"],
+            revision=totals["revision"],
+            retracted=np.zeros(n, dtype=bool),
+            revised=totals["revision"] > 0,
         )

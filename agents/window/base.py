@@ -14,10 +14,15 @@ from agents.keys import Groups
 from agents.records import Ints, Records
 from agents.snapshot import State
 
+Marks = NDArray[np.bool_]
+
 
 @dataclass(frozen=True, slots=True)
 class Windows:
     """``W`` complete windows of one partition, in the order in which they became complete.
+
+    A window that late records change is complete again with every one of them; see
+    :mod:`agents.window`.
 
     Attributes
     ----------
@@ -37,6 +42,12 @@ class Windows:
         ``[W]`` where the window's records lie, and how many they are.
     log_time
         ``[W]`` the log's time of the last record, ns.
+    revision
+        ``[W]`` how often windows of this identity were complete before; ``None``: never.
+    retracted
+        ``[W]`` whether there is no window of this identity any more; ``None``: none is.
+    revised
+        ``[W]`` whether its records were complete before, under whatever identity; ``None``: no.
     """
 
     num: NDArray[np.float32]
@@ -51,9 +62,17 @@ class Windows:
     last_offset: Ints
     records: Ints
     log_time: Ints
+    revision: Ints | None = None
+    retracted: Marks | None = None
+    revised: Marks | None = None
 
     def __len__(self) -> int:
         return len(self.length)
+
+    @property
+    def firsts(self) -> Windows:
+        """Those that are complete for the first time: what is to be counted once."""
+        return self if self.revised is None else self.select(~self.revised)
 
     def select(self, rows: Ints | NDArray[np.bool_]) -> Windows:
         """Pick windows by index or by mark."""
@@ -70,10 +89,15 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """Outcome of handing records to a windower: complete windows, and which records came late."""
+    """Outcome of handing ``n`` records to a windower.
+
+    ``late`` marks the records that came too late for all of their windows; ``behind`` is how far,
+    in ns, each was behind the newest event time before it, where windows follow event time.
+    """
 
     windows: Windows
-    late: NDArray[np.bool_]
+    late: Marks
+    behind: Ints | None = None
 
 
 class Windower(Protocol):
@@ -117,3 +141,22 @@ def no_windows(steps: int, features: int, fields_: int) -> Windows:
         records=none,
         log_time=none,
     )
+
+
+def joined(parts: Sequence[Windows], order: Ints) -> Windows:
+    """Join windows of one shape, and put them into an order."""
+    changed: dict[str, Any] = {}
+    for item in fields(Windows):
+        values = [getattr(part, item.name) for part in parts]
+        if isinstance(values[0], np.ndarray):
+            changed[item.name] = np.concatenate(values)
+        elif values[0] is not None:
+            changed[item.name] = [value for part in values for value in part]
+    whole = replace(parts[0], **changed)
+    in_order = np.array_equal(order, np.arange(len(order)))
+    return whole if in_order else whole.select(order)
+
+
+def newest_times(before: int, times: Ints) -> Ints:
+    """Return ``[n + 1]`` newest event times: before any record, and after each of them."""
+    return np.maximum.accumulate(np.concatenate([[before], times]))

@@ -2,183 +2,243 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from agents.encode import Features
-from agents.keys import Groups, group, grow
+from agents.keys import Groups, group, running
 from agents.records import Ints, Records
 from agents.snapshot import State
-from agents.window.base import Added, Windows, no_windows
+from agents.window.base import Added, Marks, Windows, newest_times, no_windows
+from agents.window.slots import (
+    COUNT,
+    FIRST,
+    JUDGED,
+    LAST,
+    LOG_TIME,
+    NEWEST,
+    NUMBER,
+    PENDING,
+    REVISION,
+    START,
+    Slots,
+)
+from agents.window.stragglers import Complete, Stragglers, complete_windows
 from schemas.config import Session
 
-_STATE = ("start", "newest", "count", "first", "last", "log_time", "number")
+_NEVER = -(2**62)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Accepted records of a fetch, sorted by entity; those of an entity in offset order.
+
+    ``index`` is where a record stands in the fetch, ``mark`` the newest event time after it,
+    ``last`` the slot of the last session that each entity has, or -1.
+    """
+
+    entities: list[tuple[str, str]]
+    groups: Groups
+    index: Ints
+    time: Ints
+    mark: Ints
+    last: Ints
 
 
 class SessionWindows:
-    """Open sessions, each in a slot of its own; the first ``size`` records of each are kept.
+    """The sessions of a partition that are open, or over and can still change.
 
-    A session is over once the watermark, the newest event time of the partition less
-    ``lateness``, is more than ``gap`` past the session's newest record. A record that is itself so
-    old is late. Sessions come out in the order of their end, then of their first record.
+    A session is over, and complete, once the newest event time of the partition is more than
+    ``gap`` past the session's newest record; ``lateness`` behind that nothing changes it any
+    more, and a record that would be a session of its own there is late. Sessions come out in the
+    order of the records that complete them, then of their end and their opening.
+
+    The identity of a session is its start, with its id if it has one: an id may come again after
+    a pause, and is then another session. So a session whose start changes has another identity:
+    that of before is retracted, as is the later one of two sessions that a record joins.
+
+    Parameters
+    ----------
+    final
+        Whether sessions are complete only when no record can change them any more.
     """
 
-    def __init__(self, window: Session, lateness: int, features: int, fields: int) -> None:
+    def __init__(
+        self, window: Session, lateness: int, features: int, fields: int, *, final: bool
+    ) -> None:
         self.window, self.lateness = window, lateness
-        size = window.size
-        self._num = np.zeros((0, size, features), dtype=np.float32)
-        self._cat = np.zeros((0, size, fields), dtype=np.int32)
-        self._state = {name: np.zeros(0, dtype=np.int64) for name in _STATE}
-        self._is_open = np.zeros(0, dtype=bool)
-        self._slot_of: dict[str, int] = {}
-        self._name: list[tuple[str, str]] = []  # key and session id of each slot
-        self._free: list[int] = []
-        self._newest = -(2**62)
-        self._opened = 0
+        self._gap = int(window.gap)
+        self._over = self._gap + (lateness if final else 0)
+        self._gone = self._gap + lateness
+        self._slots = Slots(window.size, features, fields)
+        self._newest = _NEVER
+        self._seen = 0
 
     def add(self, records: Records, features: Features, groups: Groups) -> Added:
-        """Append records to their sessions; close those that are over."""
-        n, gap = len(records), int(self.window.gap)
-        late = np.zeros(n, dtype=bool)
-        if n:
-            newest = np.maximum.accumulate(np.concatenate([[self._newest], records.time]))
-            late = records.time <= newest[:-1] - self.lateness - gap
-            self._newest = int(newest[-1])
-            kept = np.flatnonzero(~late)
-            if len(kept):
-                before = newest[:-1] - self.lateness - gap
-                self._append(records, features, kept, before[kept])
-        return Added(self._close(self._newest - self.lateness - gap), late)
+        """Append records to their sessions; return those that are complete."""
+        n = len(records)
+        if not n:
+            return Added(self._windows(Complete()), np.zeros(0, dtype=bool))
+        newest = newest_times(self._newest, records.time)
+        behind = newest[:-1] - records.time
+        late = behind > self._gone
+        complete = Complete()
+        if not late.all():
+            batch = self._batch(records, groups, ~late, newest)
+            rest = np.flatnonzero(~self._extend(batch, records, features))
+            spans = self._gap, self._over, self._gone
+            take = Stragglers(self._slots, *spans, newest, self._seen, complete).take
+            owners = batch.groups.of_sorted[rest].tolist()
+            for index, owner in zip(batch.index[rest].tolist(), owners, strict=True):
+                take(records, features, index, batch.entities[owner])
+        self._newest = int(newest[-1])
+        self._seen += n
+        self._complete(newest, complete)
+        self._slots.close(self._before(self._newest - self._gone))
+        return Added(self._windows(complete), late, behind)
 
     def finish(self) -> Windows:
-        """Close all sessions."""
-        return self._close(2**62)
+        """Complete all sessions."""
+        complete = Complete()
+        self._complete(np.array([self._newest, 2**62]), complete)
+        self._slots.close(np.flatnonzero(self._slots.in_use))
+        return self._windows(complete)
 
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        arrays = [self._num, self._cat, self._is_open, *self._state.values()]
-        return sum(array.nbytes for array in arrays)
+        return self._slots.nbytes()
 
     def state(self) -> State:
-        """Copy the open sessions in the order of their opening; their slots mean nothing."""
-        slots = np.flatnonzero(self._is_open)
-        slots = slots[np.argsort(self._state["number"][slots])]
-        names = [self._name[slot] for slot in slots.tolist()]
-        return {
-            "newest": self._newest,
-            "opened": self._opened,
-            "key": [key for key, _ in names],
-            "session": [session for _, session in names],
-            "num": self._num.take(slots, 0),
-            "cat": self._cat.take(slots, 0),
-            "state": {name: array[slots] for name, array in self._state.items()},
-        }
+        """Copy the state."""
+        return {"newest": self._newest, "seen": self._seen, "slots": self._slots.state()}
 
     def restore(self, state: State) -> None:
         """Go on from a state."""
-        self._newest, self._opened = state["newest"], state["opened"]
-        self._num, self._cat = state["num"].copy(), state["cat"].copy()
-        self._state = {name: array.copy() for name, array in state["state"].items()}
-        self._name = list(zip(state["key"], state["session"], strict=True))
-        self._is_open = np.ones(len(self._name), dtype=bool)
-        # of sessions of one name the newest goes on, the others wait to be closed
-        self._slot_of = {self._full_name(*name): slot for slot, name in enumerate(self._name)}
-        self._free = []
+        self._newest, self._seen = state["newest"], state["seen"]
+        self._slots.restore(state["slots"])
 
-    def _append(self, records: Records, features: Features, kept: Ints, over: Ints) -> None:
-        slots = self._slots(records, kept, over)
-        groups = group(slots)
-        state, ordered = self._state, kept[groups.order]
-        place = state["count"][slots[groups.order]] + groups.rank
-        fits = place < self.window.size
-        where = (slots[groups.order][fits], place[fits])
-        self._num[where] = features.num[ordered[fits]]
-        self._cat[where] = features.cat[ordered[fits]]
-        np.minimum.at(state["start"], slots, records.time[kept])
-        np.minimum.at(state["first"], slots, records.offset[kept])
-        np.maximum.at(state["last"], slots, records.offset[kept])
-        np.maximum.at(state["log_time"], slots, records.log_time[kept])
-        state["count"][groups.slot] += groups.count
+    def _batch(self, records: Records, groups: Groups, kept: Marks, newest: Ints) -> _Batch:
+        """Sort the records that are not late by entity."""
+        index = np.flatnonzero(kept)
+        if records.session is not None:
+            known: dict[tuple[str, str], int] = {}
+            every = zip(records.key, records.session, strict=True)
+            entity = np.array([known.setdefault(name, len(known)) for name in every])
+            groups = group(entity[index])
+        elif len(index) < len(records):
+            entity = np.empty(len(records), dtype=np.int64)
+            entity[groups.order] = groups.slot[groups.of_sorted]
+            groups = group(entity[index])
+        index = index[groups.order]
+        firsts = index[groups.start].tolist()
+        if records.session is None:
+            entities = [(records.key[i], "") for i in firsts]
+        else:
+            entities = [(records.key[i], records.session[i]) for i in firsts]
+        of = self._slots.of
+        last = np.array([of[name][-1] if name in of else -1 for name in entities])
+        return _Batch(entities, groups, index, records.time[index], newest[1:][index], last)
 
-    def _slots(self, records: Records, kept: Ints, over: Ints) -> Ints:
-        """Return the slot of each record's session, opening new ones where a session is over.
+    def _extend(self, batch: _Batch, records: Records, features: Features) -> Marks:
+        """Append the records that only the last session of their entity is open to.
 
-        ``over`` is the time before which a session's newest record must lie for it to be over
-        when the record arrives; it may not have been closed yet, and must not depend on that.
+        That is, which neither come after that was over nor before its start; and no record behind
+        one that does. Returns which records of the batch these are.
         """
-        gap, newest = int(self.window.gap), self._state["newest"]
-        found = np.empty(len(kept), dtype=np.int64)
-        by_id: Sequence[str] | None = records.session
-        times, limits = records.time[kept].tolist(), over.tolist()
-        for at, index in enumerate(kept.tolist()):
-            name = records.key[index] if by_id is None else f"{records.key[index]}\0{by_id[index]}"
-            slot = self._slot_of.get(name, -1)
-            if slot < 0 or times[at] - newest[slot] > gap or newest[slot] < limits[at]:
-                slot = self._open(name, records.key[index], "" if by_id is None else by_id[index])
-                newest = self._state["newest"]
-            if times[at] > newest[slot]:
-                newest[slot] = times[at]
-            found[at] = slot
-        return found
+        groups, time, facts = batch.groups, batch.time, self._slots.facts
+        rank, of_group = groups.rank, groups.of_sorted
+        known = batch.last >= 0
+        newest, start = np.full(len(known), _NEVER), np.full(len(known), _NEVER)
+        newest[known] = facts[batch.last[known], NEWEST]
+        start[known] = facts[batch.last[known], START]
+        before = np.empty_like(time)  # newest time of the entity before each record
+        before[1:] = running(np.maximum, time, rank)[:-1]
+        before[groups.start] = _NEVER
+        before = np.maximum(before, newest[of_group])
+        opens = time - before > self._gap
+        begins = opens | (rank == 0)  # of what a session gets from this fetch
+        piece = np.cumsum(begins) - 1
+        begin = np.flatnonzero(begins)
+        starts = np.where(opens[begin], time[begin], start[of_group[begin]])
+        plain = np.where(opens, time, before) + self._over >= batch.mark
+        plain &= opens | (time >= starts[piece])
+        if not plain.all():
+            plain = running(np.logical_and, plain, rank)
+        rows = np.flatnonzero(plain)
+        if len(rows):
+            pieces = np.flatnonzero(plain[begin])
+            slots = np.full(len(begin), -1)
+            slots[pieces] = self._open(batch, of_group[begin[pieces]], opens[begin[pieces]])
+            disordered = (time < before) & ~opens
+            self._put(batch, rows, slots[piece[rows]], disordered[rows], (records, features))
+        return plain
 
-    def _open(self, name: str, key: str, session: str) -> int:
-        if not self._free:
-            have = len(self._is_open)
-            self._num = grow(self._num, have + 1)
-            self._cat = grow(self._cat, have + 1)
-            for field, array in self._state.items():
-                self._state[field] = grow(array, have + 1)
-            self._is_open = grow(self._is_open, have + 1, False)
-            self._free = list(range(len(self._is_open) - 1, have - 1, -1))
-            self._name += [("", "")] * (len(self._is_open) - have)
-        slot = self._free.pop()
-        self._slot_of[name] = slot
-        self._name[slot] = (key, session)
-        self._is_open[slot] = True
-        empty = {"start": 2**62, "first": 2**62, "newest": -(2**62), "number": self._opened}
-        for field, array in self._state.items():
-            array[slot] = empty.get(field, 0)
-        self._opened += 1
-        return slot
+    def _open(self, batch: _Batch, owners: Ints, opens: Marks) -> Ints:
+        """Return the slots of sessions, new ones for those that open."""
+        slots, of = batch.last[owners], self._slots.of
+        for at in np.flatnonzero(opens).tolist():
+            entity = batch.entities[owners[at]]
+            slots[at] = self._slots.open(entity)
+            of.setdefault(entity, []).append(int(slots[at]))
+        return slots
 
-    def _close(self, before: int) -> Windows:
-        state = self._state
-        over = np.flatnonzero(self._is_open & (state["newest"] < before))
-        if not len(over):
-            return no_windows(self.window.size, self._num.shape[2], self._cat.shape[2])
-        over = over[np.lexsort((state["number"][over], state["newest"][over]))]
-        slots = over.tolist()
-        names = [self._name[slot] for slot in slots]
-        length = np.minimum(state["count"][over], self.window.size)
-        num, cat = self._num[over], self._cat[over]
-        self._num[over], self._cat[over] = 0, 0  # for the next ones in these slots
-        start = state["start"][over]
-        identity = [
-            f"{session}@{begin}" if session else str(begin)
-            for (_, session), begin in zip(names, start.tolist(), strict=True)
-        ]
-        windows = Windows(
-            num=num,
-            cat=cat,
-            length=length,
-            key=[key for key, _ in names],
-            identity=identity,
-            row=None,
-            start=start,
-            end=state["newest"][over],
-            first_offset=state["first"][over],
-            last_offset=state["last"][over],
-            records=state["count"][over],
-            log_time=state["log_time"][over],
-        )
-        for slot, (key, session) in zip(slots, names, strict=True):
-            name = self._full_name(key, session)
-            if self._slot_of.get(name) == slot:
-                del self._slot_of[name]
-            self._is_open[slot] = False
-            self._free.append(slot)
-        return windows
+    def _put(
+        self,
+        batch: _Batch,
+        rows: Ints,
+        slots: Ints,
+        disordered: Marks,
+        taken: tuple[Records, Features],
+    ) -> None:
+        """Put records, given with their slots, into their sessions."""
+        index, time = batch.index[rows], batch.time[rows]
+        first = np.flatnonzero(np.diff(slots, prepend=-1))
+        size = np.diff(first, append=len(slots))
+        touched, records = slots[first], taken[0]
+        facts = self._slots.facts
+        moved = np.repeat(np.logical_or.reduceat(disordered, first), size)
+        if moved.any():
+            self._slots.arrange(slots[moved], index[moved], taken)
+        rank = np.arange(len(slots)) - np.repeat(first, size)
+        at = ~moved
+        places = facts[slots[at], COUNT] + rank[at]
+        self._slots.append(slots[at], places, index[at], taken)
+        fresh = touched[facts[touched, COUNT] == 0]
+        opened = index[first][facts[touched, COUNT] == 0]
+        facts[fresh, NUMBER] = self._seen + opened
+        facts[fresh, START] = records.time[opened]
+        facts[fresh, FIRST] = records.offset[opened]
+        facts[touched, COUNT] += size
+        for fact, values in (
+            (NEWEST, time),
+            (LAST, records.offset[index]),
+            (LOG_TIME, records.log_time[index]),
+        ):
+            most = np.maximum.reduceat(values, first)
+            facts[touched, fact] = np.maximum(facts[touched, fact], most)
+        facts[touched, PENDING] = 1
 
-    def _full_name(self, key: str, session: str) -> str:
-        return key if self.window.id is None else f"{key}\0{session}"
+    def _before(self, mark: int) -> Ints:
+        slots = self._slots
+        return np.flatnonzero(slots.in_use & (slots.facts[:, NEWEST] < mark))
+
+    def _complete(self, newest: Ints, complete: Complete) -> None:
+        """Publish the sessions that are over and have changed since they were published."""
+        over = self._before(int(newest[-1]) - self._over)
+        over = over[self._slots.facts[over, PENDING] == 1]
+        if len(over):
+            trigger = np.searchsorted(
+                newest[1:], self._slots.facts[over, NEWEST] + self._over, side="right"
+            )
+            complete.put(self._slots, over, trigger)
+            facts = self._slots.facts
+            facts[over, REVISION] += 1
+            facts[over, JUDGED] = 1
+            facts[over, PENDING] = 0
+
+    def _windows(self, complete: Complete) -> Windows:
+        slots = self._slots
+        if not complete:
+            return no_windows(slots.size, slots.num.shape[2], slots.cat.shape[2])
+        return complete_windows(complete, slots.size)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from agents.pipeline import Pipeline
 from connectors.base import Fetch, Output
 from detectors.model import Model
@@ -97,7 +99,9 @@ class _Run:
     def _process(self, count: int) -> None:
         part = self._fetch[self._at : self._at + count]
         self._at += count
-        for output in self._pipeline.process([part]).outputs:
+        with np.errstate(over="ignore"):  # among the records are numbers beyond float32
+            outputs = self._pipeline.process([part]).outputs
+        for output in outputs:
             self._sort(output)
 
     def _sort(self, output: Output) -> None:

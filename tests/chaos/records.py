@@ -94,7 +94,8 @@ def stream(schedule: Schedule) -> Iterator[Sent]:
 
 def _bad(rng: random.Random, at_ms: int) -> Sent:
     value = rng.choice(BAD)
-    return Sent(rng.randrange(PARTITIONS), None, value, at_ms)
+    key = b"card-0" if value is None else None  # a client sends no message without either
+    return Sent(rng.randrange(PARTITIONS), key, value, at_ms)
 
 
 def _unusual(rng: random.Random, at_ms: int, number: int) -> Sent:

@@ -92,7 +92,7 @@ def make(seed: int) -> Schedule:
         seed=seed,
         kind=kind,
         records=20_000 + 1_000 * rng.randrange(11),
-        pace=rng.choice((400, 600, 800)),
+        pace=rng.choice((600, 800)),
         window=window,
         detector=rng.choice(("pca", "pca", "knn")) if window["kind"] == "sliding" else "pca",
         drift=rng.random() < 0.3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,6 +48,7 @@ def chaos(
     elif mutations and seed is None:
         schedules += mutated()
     results.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     outcomes = list(_outcomes(schedules, results, again))
     Console(width=150).print(table(outcomes))
     red = [x for x in outcomes if not x.green and not x.schedule.mutation]
@@ -64,8 +66,9 @@ def _outcomes(schedules: list[Schedule], results: Path, again: bool) -> Iterable
     try:
         for schedule in schedules:
             file = results / f"{schedule.name}.json"
-            if file.exists() and not again:
-                yield msgspec.json.decode(file.read_bytes(), type=Outcome)
+            known = None if again else _known(file, schedule)
+            if known is not None:
+                yield known
                 continue
             if cluster is None:
                 cluster = Cluster().__enter__()
@@ -79,6 +82,14 @@ def _outcomes(schedules: list[Schedule], results: Path, again: bool) -> Iterable
     finally:
         if cluster is not None:
             cluster.__exit__(None, None, None)
+
+
+def _known(file: Path, schedule: Schedule) -> Outcome | None:
+    """Return the result in a file, unless it is of another schedule of that name."""
+    if not file.exists():
+        return None
+    outcome = msgspec.json.decode(file.read_bytes(), type=Outcome)
+    return outcome if outcome.schedule == schedule else None
 
 
 def _line(outcome: Outcome) -> str:

@@ -172,9 +172,9 @@ def _ids(
     """Count what is missing, and what nobody expected."""
     for key in wanted.keys() - found.keys():
         verdict.lost += 1
-        _note(verdict, f"{what} missing", key, "")
+        _note(verdict, f"{what} missing", key, _where(wanted[key]))
     for key in found.keys() - wanted.keys():
-        _add(verdict, f"{what} not expected", key, "")
+        _add(verdict, f"{what} not expected", key, _where(found[key]))
 
 
 def _by(given: Sequence[M], key: Callable[[M], Hashable]) -> dict[Any, list[M]]:
@@ -198,5 +198,11 @@ def _note(verdict: Verdict, what: str, key: object, detail: str) -> None:
 
 def _told(wanted: object, found: object, names: Sequence[str]) -> str:
     parts = [f"{n} {getattr(found, n)!r}, expected {getattr(wanted, n)!r}" for n in names]
-    where = [f"{n}={getattr(found, n)}" for n in ("partition", "last_offset") if hasattr(found, n)]
-    return "; ".join([*parts, *where])
+    return "; ".join([*parts, _where(found)])
+
+
+def _where(found: object) -> str:
+    """Tell the place in the input that a message, or the first of several, speaks of."""
+    first = found[0] if isinstance(found, list) else found
+    names = ("partition", "offset", "last_offset", "model_id")
+    return ", ".join(f"{n}={getattr(first, n)}" for n in names if hasattr(first, n))

@@ -99,7 +99,9 @@ class _Run:
     def _process(self, count: int) -> None:
         part = self._fetch[self._at : self._at + count]
         self._at += count
-        with np.errstate(over="ignore"):  # among the records are numbers beyond float32
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # among the records are numbers beyond float32
             outputs = self._pipeline.process([part]).outputs
         for output in outputs:
             self._sort(output)

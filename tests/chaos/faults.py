@@ -182,6 +182,17 @@ def _swap(fault: Fault, stage: Stage, happened: Happened) -> None:
     stage.workers[fault.worker].signal(signal.SIGKILL)
 
 
+def _swapped(fault: Fault, stage: Stage, happened: Happened) -> None:
+    """A new model is announced, and all workers are killed soon after it has begun to speak."""
+    model, registry = stage.spare(), stage.setting.registry
+    registry.save(model)
+    registry.promote(STREAM, stage.setting.route, model.model_id)
+    stage.announce(model.model_id)
+    stage.progress.await_moved(time.monotonic(), PATIENCE)
+    happened.began = time.monotonic()
+    stage.workers.all(lambda worker: worker.signal(signal.SIGKILL))
+
+
 def _corrupt(fault: Fault, stage: Stage, happened: Happened) -> None:
     """A new model is announced whose file is damaged; it is mended and announced again."""
     model, registry = stage.spare(), stage.setting.registry
@@ -212,6 +223,7 @@ FAULTS: dict[str, Callable[[Fault, Stage, Happened], None]] = {
     "truncate": _truncate,
     "poison": _poison,
     "swap": _swap,
+    "swapped": _swapped,
     "corrupt": _corrupt,
 }
 

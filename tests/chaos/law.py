@@ -92,11 +92,12 @@ def _scored(
 
 def _differences(wanted: ScoredEvent, event: ScoredEvent, ranks: Ranks) -> list[str]:
     found = [name for name in EXACT if getattr(wanted, name) != getattr(event, name)]
-    if abs(wanted.score - event.score) > SCORE_TOLERANCE * max(abs(wanted.score), TINY):
+    # put so that a number which is none is never near another
+    if not abs(wanted.score - event.score) <= SCORE_TOLERANCE * max(abs(wanted.score), TINY):
         found.append("score")
-    if abs(wanted.p_value - event.p_value) > ranks(wanted) * (1 + TINY):
+    if not abs(wanted.p_value - event.p_value) <= ranks(wanted) * (1 + TINY):
         found.append("p_value")
-    if abs(wanted.threshold - event.threshold) > TINY * wanted.threshold:
+    if not abs(wanted.threshold - event.threshold) <= TINY * wanted.threshold:
         found.append("threshold")
     if wanted.is_anomaly != event.is_anomaly:
         found.append("is_anomaly")
@@ -145,7 +146,7 @@ def _incidents(verdict: Verdict, expected: Sequence[Incident], seen: Sequence[In
         exact = ["state", "severity", "stream", "route", "keys", "key_count", "opened_at"]
         exact += ["first_event", "last_event", "events"]
         differ = [x for x in exact if getattr(a, x) != getattr(b, x)]
-        if abs(a.min_p_value - b.min_p_value) > SCORE_TOLERANCE:
+        if not abs(a.min_p_value - b.min_p_value) <= SCORE_TOLERANCE:
             differ.append("min_p_value")
         if [c.field for c in a.top] != [c.field for c in b.top]:
             differ.append("top")

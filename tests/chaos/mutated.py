@@ -12,11 +12,7 @@ KILLS = tuple(
     Fault(kind="kill", at=at, worker=worker)
     for at, worker in ((0.2, 0), (0.35, 1), (0.5, 2), (0.65, 0))
 )
-SWAPS = (
-    Fault(kind="swap", at=0.3, worker=0),
-    Fault(kind="kill", at=0.3, worker=1),
-    Fault(kind="kill", at=0.3, worker=2),
-)
+SWAPS = (Fault(kind="swapped", at=0.4),)
 
 FAULTS: dict[str, tuple[Fault, ...]] = {
     "commit_before_publish": KILLS,

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Callable
 from typing import Self
 
 HOST = "127.0.0.1"
 CHUNK = 1 << 16
 START_SECONDS = 10.0
+
+
+Accept = Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]
 
 
 class Proxies:
@@ -71,7 +75,7 @@ class Proxies:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _handler(self, target: int, gate: asyncio.Event):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _handler(self, target: int, gate: asyncio.Event) -> Accept:
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = self._loop.create_task(_connect(target, gate, reader, writer))
             self._tasks.add(task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kafka import KafkaConsumer, TopicPartition
 
@@ -62,7 +62,7 @@ def read_outputs(bootstrap: str, setting: Setting) -> Published:
     )
 
 
-def _read(bootstrap: str, topic: str) -> dict[int, list]:  # type: ignore[type-arg]
+def _read(bootstrap: str, topic: str) -> dict[int, list[Any]]:
     consumer = KafkaConsumer(
         bootstrap_servers=bootstrap.split(","),
         enable_auto_commit=False,
@@ -74,7 +74,7 @@ def _read(bootstrap: str, topic: str) -> dict[int, list]:  # type: ignore[type-a
         consumer.assign(places)
         consumer.seek_to_beginning(*places)
         ends = consumer.end_offsets(places)
-        found: dict[int, list] = {place.partition: [] for place in places}  # type: ignore[type-arg]
+        found: dict[int, list[Any]] = {place.partition: [] for place in places}
         while any(consumer.position(place) < ends[place] for place in places):
             for place, records in consumer.poll(POLL_MS).items():
                 found[place.partition] += records

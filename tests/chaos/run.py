@@ -6,6 +6,7 @@ import functools
 import shutil
 import tempfile
 import time
+import traceback
 import uuid
 from pathlib import Path
 
@@ -68,9 +69,8 @@ def run(schedule: Schedule, cluster: Cluster, results: Path) -> Outcome:
         _perform(schedule, cluster, setting, folder, outcome)
         cluster.delete(list(pipeline_topics(setting.config)))
     except Exception as error:
-        outcome.trouble = outcome.trouble or f"the harness failed: {error!r}"
-        if not isinstance(error, TimeoutError):
-            raise
+        outcome.trouble = f"{outcome.trouble} the run failed: {error!r}".lstrip()
+        outcome.notes += traceback.format_exc().splitlines()
     finally:
         outcome.seconds = round(time.monotonic() - began, 1)
         if not outcome.green:
@@ -84,7 +84,7 @@ def _perform(
 ) -> None:
     """Let it happen, and judge it."""
     spare = functools.lru_cache(maxsize=1)(lambda: second_model(setting, schedule.seed))
-    if any(fault.kind in {"swap", "corrupt"} for fault in schedule.faults):
+    if any(fault.kind in {"swap", "swapped", "corrupt"} for fault in schedule.faults):
         spare()  # fitting takes time that the records do not wait for
     first = setting.registry.champion(STREAM, setting.route)
     workers = Workers(WORKERS, setting.file, folder, schedule.mutation)

@@ -29,6 +29,9 @@ KINDS = (
 )
 """What disturbs a run; seed modulo their number chooses. See :mod:`tests.chaos.faults`."""
 
+DELIVERIES = ("at_least_once",)
+"""What the workers offer; each is used by every second schedule, or third, and so on."""
+
 MIXABLE = ("kill", "restart", "zombie", "broker", "stall", "full", "poison", "swap")
 
 WINDOWS: tuple[dict[str, Any], ...] = (
@@ -100,6 +103,7 @@ def make(seed: int) -> Schedule:
         key="none" if stateless else "card",
         drift=rng.random() < 0.3,
         batch=rng.choice((512, 8192)),
+        delivery=DELIVERIES[seed // len(KINDS) % len(DELIVERIES)],
         faults=tuple(_faults(kind, rng)),
     )
 
@@ -110,6 +114,8 @@ def _faults(kind: str, rng: random.Random) -> list[Fault]:
     if kind == "mixed":
         kinds = rng.sample(MIXABLE, 3)
         return [fault(k, rng, 0.15 + 0.2 * i) for i, k in enumerate(kinds)]
+    if kind == "swap":
+        kind = rng.choice(("swap", "swapped"))
     faults = [fault(kind, rng, rng.uniform(0.2, 0.5))]
     if kind in {"kill", "truncate"}:
         faults.append(fault(kind, rng, rng.uniform(0.55, 0.7)))

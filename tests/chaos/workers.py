@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -54,8 +55,8 @@ class Worker:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process, if there is one."""
         with self._changed:
-            self._expected = number in (signal.SIGKILL, signal.SIGTERM)
             if self._process is not None and self._process.poll() is None:
+                self._expected |= number in (signal.SIGKILL, signal.SIGTERM)
                 self._process.send_signal(number)
 
     def hold(self) -> None:
@@ -139,7 +140,8 @@ class Worker:
         if self._process is not None and self._process.poll() is None:
             size = SMALL_FILE if self._limited else resource.RLIM_INFINITY
             limits = (size, resource.RLIM_INFINITY)
-            resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, limits)
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, limits)
 
 
 class Workers:

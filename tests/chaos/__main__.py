@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -63,7 +64,7 @@ def chaos(
 def _outcomes(schedules: list[Schedule], results: Path, again: bool) -> Iterable[Outcome]:
     """Yield an outcome for every schedule, from its file if there is one."""
     cluster: Cluster | None = None
-    try:
+    with ExitStack() as running:
         for schedule in schedules:
             file = results / f"{schedule.name}.json"
             known = None if again else _known(file, schedule)
@@ -71,17 +72,14 @@ def _outcomes(schedules: list[Schedule], results: Path, again: bool) -> Iterable
                 yield known
                 continue
             if cluster is None:
-                cluster = Cluster().__enter__()
+                cluster = running.enter_context(Cluster())
             outcome = run(schedule, cluster, results)
             file.write_bytes(msgspec.json.format(msgspec.json.encode(outcome)))
             click.echo(_line(outcome))
             yield outcome
             if schedule.breaks_brokers or outcome.trouble:
-                cluster.__exit__(None, None, None)
+                running.close()
                 cluster = None
-    finally:
-        if cluster is not None:
-            cluster.__exit__(None, None, None)
 
 
 def _known(file: Path, schedule: Schedule) -> Outcome | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from kafka import KafkaProducer
@@ -16,9 +17,9 @@ ACKNOWLEDGED_SECONDS = 180.0
 
 
 class Feeder:
-    """A producer in a thread of its own.
+    """A producer in a thread of its own, which goes as far as it is let.
 
-    The last records wait for :meth:`finish`, so that some are left for after the last fault.
+    So records are left for the time after each fault, however long it lasts.
 
     Attributes
     ----------
@@ -26,15 +27,14 @@ class Feeder:
         What ended the feeding, if anything did.
     """
 
-    def __init__(
-        self, bootstrap: str, topic: str, records: Sequence[Sent], pace: int, held_back: float
-    ) -> None:
+    def __init__(self, bootstrap: str, topic: str, records: Sequence[Sent], pace: int) -> None:
         self.failure: BaseException | None = None
         self.ends: dict[int, int] = {}
         self._bootstrap, self._topic, self._records = bootstrap, topic, records
         self._portion = max(1, int(pace * TICK_SECONDS))
-        self._gate = int(len(records) * (1 - held_back))
+        self._gate = 0
         self._sent = 0
+        self._counts: Counter[int] = Counter()
         self._changed = threading.Condition()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
@@ -42,6 +42,12 @@ class Feeder:
     def start(self) -> None:
         """Begin."""
         self._thread.start()
+
+    def let(self, share: float) -> None:
+        """Let a share of the records be sent."""
+        with self._changed:
+            self._gate = max(self._gate, int(share * len(self._records)))
+            self._changed.notify_all()
 
     def await_sent(self, share: float, seconds: float) -> bool:
         """Wait until a share of the records has been sent."""
@@ -51,11 +57,14 @@ class Feeder:
                 lambda: self._sent >= wanted or not self._thread.is_alive(), seconds
             )
 
+    def counts(self) -> dict[int, int]:
+        """Return how many records each partition has been sent."""
+        with self._changed:
+            return dict(self._counts)
+
     def finish(self) -> dict[int, int]:
         """Send the rest too; return each partition's end once all is acknowledged."""
-        with self._changed:
-            self._gate = len(self._records)
-            self._changed.notify_all()
+        self.let(1.0)
         self._thread.join()
         if self.failure is not None:
             raise self.failure
@@ -88,18 +97,19 @@ class Feeder:
     def _feed(self, producer: KafkaProducer) -> None:
         waiting = []
         due = time.monotonic()
-        for first in range(0, len(self._records), self._portion):
-            until = first + self._portion
-            self._await_gate(until)
+        at = 0
+        while at < len(self._records):
+            until = self._await_gate(at)
             due = max(due + TICK_SECONDS, time.monotonic() - 1.0)
             if self._stopped.wait(max(0.0, due - time.monotonic())):
                 return
-            for number, key, value, at_ms in self._records[first:until]:
+            for number, key, value, at_ms in self._records[at:until]:
                 waiting.append(
                     producer.send(self._topic, value, key=key, partition=number, timestamp_ms=at_ms)
                 )
             with self._changed:
-                self._sent = min(until, len(self._records))
+                self._counts.update(x.partition for x in self._records[at:until])
+                self._sent = at = until
                 self._changed.notify_all()
         producer.flush(ACKNOWLEDGED_SECONDS)
         for future in waiting:
@@ -108,13 +118,8 @@ class Feeder:
         if not self.ends:
             raise KafkaError
 
-    def _await_gate(self, until: int) -> None:
-        """Wait until records before ``until`` may be sent."""
+    def _await_gate(self, at: int) -> int:
+        """Wait until records from ``at`` on may be sent; return the end of the next portion."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    until <= self._gate
-                    or self._gate == len(self._records)
-                    or self._stopped.is_set()
-                )
-            )
+            self._changed.wait_for(lambda: at < self._gate or self._stopped.is_set())
+            return min(at + self._portion, max(self._gate, at))

@@ -14,20 +14,31 @@ from kafka.errors import KafkaError
 from tests.chaos.schedule import PARTITIONS
 
 LOOK_SECONDS = 0.2
+IDLE_SECONDS = 1.0
 
 
 class Sample(NamedTuple):
-    """The commits of all partitions at some time."""
+    """The commits of all partitions at some time, and what had been sent before that."""
 
     began: float
     at: float
+    sent: Mapping[int, int]
     committed: Mapping[int, int]
 
 
 class Progress:
-    """Looks at a group again and again, in a thread of its own."""
+    """Looks at a group again and again, in a thread of its own.
 
-    def __init__(self, bootstrap: str, group: str, topic: str) -> None:
+    Parameters
+    ----------
+    sent
+        Tells how many records each partition has been sent so far.
+    """
+
+    def __init__(
+        self, bootstrap: str, group: str, topic: str, sent: Callable[[], Mapping[int, int]]
+    ) -> None:
+        self._sent = sent
         self.samples: list[Sample] = []
         self._bootstrap, self._group, self._topic = bootstrap, group, topic
         self._members = 0
@@ -62,19 +73,21 @@ class Progress:
         """Wait until every partition has made progress since a time."""
         return self._await(lambda: self.moved_at(since) is not None, seconds)
 
-    def moved_at(self, since: float, ends: Mapping[int, int] | None = None) -> float | None:
+    def moved_at(self, since: float) -> float | None:
         """Return when every partition had committed something new since a time, if it has.
 
-        A partition that has come to its end needs no progress.
+        A partition that has nothing left to do needs no progress.
         """
         after = [x for x in self.samples if x.began >= since]
         if not after:
             return None
         before = after[0].committed
         for sample in after[1:]:
+            late = sample.began > since + IDLE_SECONDS
+            now = sample.committed
             if all(
-                sample.committed.get(p, 0) > before.get(p, 0)
-                or (ends is not None and sample.committed.get(p, 0) >= ends.get(p, 0))
+                now.get(p, 0) > before.get(p, 0)
+                or (late and now.get(p, 0) >= sample.sent.get(p, 0))
                 for p in range(PARTITIONS)
             ):
                 return sample.at
@@ -97,7 +110,7 @@ class Progress:
             self._stopped.wait(LOOK_SECONDS)
 
     def _look(self, admin: KafkaAdminClient) -> None:
-        began = time.monotonic()
+        began, sent = time.monotonic(), self._sent()
         offsets = admin.list_group_offsets([self._group])[self._group]
         committed = {
             x.partition: y.offset
@@ -108,5 +121,5 @@ class Progress:
         stable = group["group_state"] == "Stable"
         with self._changed:
             self._members = len(group["members"]) if stable else 0
-            self.samples.append(Sample(began, time.monotonic(), committed))
+            self.samples.append(Sample(began, time.monotonic(), sent, committed))
             self._changed.notify_all()

@@ -89,8 +89,8 @@ def _perform(
     first = setting.registry.champion(STREAM, setting.route)
     workers = Workers(WORKERS, setting.file, folder, schedule.mutation)
     records = list(stream(schedule))
-    feeder = Feeder(cluster.bootstrap, setting.topic, records, schedule.pace, HELD_BACK)
-    with Progress(cluster.bootstrap, setting.group, setting.topic) as progress:
+    feeder = Feeder(cluster.bootstrap, setting.topic, records, schedule.pace)
+    with Progress(cluster.bootstrap, setting.group, setting.topic, feeder.counts) as progress:
         try:
             with workers:
                 _need(progress.await_members(WORKERS, ASSEMBLE_SECONDS), "workers do not assemble")
@@ -102,7 +102,7 @@ def _perform(
                     outcome.trouble = f"stuck at {dict(progress.committed)} of {ends}"
         finally:
             feeder.stop()
-        outcome.recoveries = [_recovery(x, progress, ends) for x in happened]
+        outcome.recoveries = [_recovery(x, progress) for x in happened]
     outcome.crashes = workers.crashes
     outcome.notes = [note for x in happened for note in x.notes]
     models = [x for x in (first, *stage.announced) if x is not None]
@@ -110,19 +110,23 @@ def _perform(
 
 
 def _disturb(schedule: Schedule, stage: Stage) -> list[Happened]:
-    """Let the faults happen, each at its place in the stream."""
+    """Let the faults happen, each at its place in the stream, and be got over.
+
+    Meanwhile records flow, up to the place of the next one.
+    """
+    places = [fault.at for fault in schedule.faults]
     happened = []
-    for fault in schedule.faults:
+    for fault, following in zip(schedule.faults, [*places[1:], 1 - HELD_BACK], strict=True):
+        stage.feeder.let(fault.at)
         _need(stage.feeder.await_sent(fault.at, FEED_SECONDS), "the records are not sent")
+        stage.feeder.let(following)
         happened.append(happen(fault, stage))
         stage.progress.await_moved(happened[-1].began, RECOVER_SECONDS)
     return happened
 
 
-def _recovery(
-    happened: Happened, progress: Progress, ends: dict[int, int]
-) -> tuple[str, float | None]:
-    at = progress.moved_at(happened.began, ends)
+def _recovery(happened: Happened, progress: Progress) -> tuple[str, float | None]:
+    at = progress.moved_at(happened.began)
     return happened.kind, None if at is None else round(at - happened.began, 1)
 
 

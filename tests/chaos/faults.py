@@ -27,12 +27,14 @@ PATIENCE = 90.0
 
 
 class Happened(msgspec.Struct, kw_only=True):
-    """A fault as it came out; ``began`` is on the monotonic clock."""
+    """A fault as it came out; ``began`` is on the monotonic clock.
+
+    ``missed`` says why it was not the fault that was meant, if so.
+    """
 
     kind: str
     began: float
-    recovered: float | None = None
-    notes: list[str] = []
+    missed: list[str] = []
 
 
 @dataclass
@@ -91,7 +93,7 @@ def _restart(fault: Fault, stage: Stage, happened: Happened) -> None:
         start = worker.starts
         worker.signal(signal.SIGTERM)
         if not worker.await_end(start):
-            happened.notes.append("a worker did not end on SIGTERM")
+            happened.missed.append("a worker did not end on SIGTERM")
         stage.progress.await_members(WORKERS, PATIENCE)
 
 
@@ -101,7 +103,7 @@ def _zombie(fault: Fault, stage: Stage, happened: Happened) -> None:
     worker.signal(signal.SIGSTOP)
     try:
         if not stage.progress.await_members(WORKERS - 1, PATIENCE):
-            happened.notes.append("the group did not miss the worker")
+            happened.missed.append("the group did not miss the worker")
         stage.progress.await_moved(time.monotonic(), PATIENCE)
     finally:
         worker.signal(signal.SIGCONT)
@@ -122,7 +124,7 @@ def _without(stage: Stage, node: int, happened: Happened) -> None:
     stage.cluster.kill(node)
     try:
         if not stage.progress.await_moved(time.monotonic(), PATIENCE):
-            happened.notes.append("no progress with a broker less")
+            happened.missed.append("no progress with a broker less")
     finally:
         stage.cluster.restart(node)
 
@@ -161,8 +163,8 @@ def _truncate(fault: Fault, stage: Stage, happened: Happened) -> None:
         stage.workers.all(lambda worker: worker.signal(signal.SIGKILL))
         for worker, start in zip(stage.workers.each, starts, strict=True):
             worker.await_end(start)
-        cut = _cut_newest(stage.setting.storage)
-        happened.notes.append(f"{cut} checkpoints cut" if cut else "no checkpoint to cut")
+        if not _cut_newest(stage.setting.storage):
+            happened.missed.append("no checkpoint to cut")
     finally:
         stage.workers.all(Worker.release)
 

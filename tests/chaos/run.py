@@ -40,7 +40,7 @@ class Outcome(msgspec.Struct, kw_only=True):
 
     ``recoveries`` holds for each fault its kind and the seconds until every partition had made
     progress again, or None where that did not happen. ``trouble`` is what kept the run from being
-    judged, or from coming to its end.
+    judged, from coming to its end, or a fault from being one; ``notes`` tell more of it.
     """
 
     schedule: Schedule
@@ -104,7 +104,8 @@ def _perform(
             feeder.stop()
         outcome.recoveries = [_recovery(x, progress) for x in happened]
     outcome.crashes = workers.crashes
-    outcome.notes = [note for x in happened for note in x.notes]
+    missed = [note for x in happened for note in x.missed]
+    outcome.trouble = "; ".join(filter(None, [outcome.trouble, *missed]))
     models = [x for x in (first, *stage.announced) if x is not None]
     outcome.verdict = _judge(cluster, setting, models)
 

@@ -32,12 +32,18 @@ class Archiver:
         Where the archives are.
     streams
         Names of the streams.
+    writer
+        A thread that works one task after the other.
     now
         Seconds on a clock that only goes forward.
     """
 
     def __init__(
-        self, storage: Storage, streams: Iterable[str], now: Callable[[], float] = time.monotonic
+        self,
+        storage: Storage,
+        streams: Iterable[str],
+        writer: ThreadPoolExecutor,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._archives = {
             name: (record_archive(storage, name), quarantine_archive(storage, name))
@@ -47,7 +53,7 @@ class Archiver:
         self._rows: _Rows = {}
         self._waiting = 0
         self._at = now()
-        self._writer = ThreadPoolExecutor(1, "eddy-archive")
+        self._writer = writer
         self._written: Future[None] | None = None
 
     def keep(self, result: Result) -> None:
@@ -61,22 +67,29 @@ class Archiver:
     def tick(self) -> None:
         """Begin to write if enough is gathered, or has waited long enough."""
         if self._waiting >= ROWS or self._now() - self._at > SECONDS:
-            self._begin()
+            self._begin(dict(self._rows))
+            self._at = self._now()
+
+    def begin(self, partition: Partition) -> None:
+        """Begin to write what is gathered of one partition."""
+        self._begin({place: rows for place, rows in self._rows.items() if place[1] == partition})
 
     def flush(self) -> None:
         """Write all there is; return when it is on the storage."""
-        self._begin()
+        self._begin(dict(self._rows))
         self._settle()
 
     def _add(self, archive: Archive, partition: Partition, table: pa.Table) -> None:
         self._rows.setdefault((archive, partition), []).append(table)
         self._waiting += table.num_rows
 
-    def _begin(self) -> None:
+    def _begin(self, rows: _Rows) -> None:
         self._settle()
-        if self._rows:
-            self._written = self._writer.submit(_write, self._rows)
-        self._rows, self._waiting, self._at = {}, 0, self._now()
+        if rows:
+            self._written = self._writer.submit(_write, rows)
+        for place, tables in rows.items():
+            self._waiting -= sum(table.num_rows for table in tables)
+            del self._rows[place]
 
     def _settle(self) -> None:
         """Wait for the write under way, and raise what went wrong with it."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -13,13 +14,14 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from agents.decode import Decoder
 from agents.fitting import build_history, fit_route
+from agents.history import topic_fetches
+from agents.measure import Measure
 from agents.options import echo_json, json_option, pick_stream, pipeline_argument
 from agents.pipeline import Pipeline
 from agents.registry import Registry
-from agents.replay import Measure, Report, replay, stream_fetches
+from agents.replay import Report, replay, stream_fetches
 from connectors.base import Fetch
 from connectors.files import FileSink
-from connectors.kafka.source import KafkaSource
 from connectors.storage import Storage
 from detectors import Budget
 from detectors.device import pick_device
@@ -30,6 +32,7 @@ _INPUT = click.option(
     "--input", "-i", "paths", multiple=True, help="File or glob: JSONL, CSV, Parquet, log text."
 )
 _STREAM = click.option("--stream", help="Stream of the pipeline; needed if it has several.")
+_TIME = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"))
 _LABEL = click.option("--label", help="Field that holds labels; it is never a feature.")
 
 
@@ -52,6 +55,8 @@ def progress() -> Progress:
 @_STREAM
 @_LABEL
 @click.option("--from-topic", is_flag=True, help="Read the stream's topic instead of files.")
+@click.option("--from", "since", type=_TIME, help="With --from-topic: no older records (UTC).")
+@click.option("--to", "until", type=_TIME, help="With --from-topic: only older records (UTC).")
 @click.option("--seed", default=0, show_default=True, help="Every random choice follows from it.")
 @click.option("--seconds", type=float, help="Stop training after so long.")
 @json_option
@@ -61,6 +66,8 @@ def fit(
     stream: str | None,
     label: str | None,
     from_topic: bool,
+    since: datetime | None,
+    until: datetime | None,
     seed: int,
     seconds: float | None,
     as_json: bool,
@@ -70,19 +77,22 @@ def fit(
     \b
     Examples:
       eddy fit examples/flows.yaml --input history.jsonl.gz
-      eddy fit examples/transactions.yaml --from-topic
+      eddy fit examples/transactions.yaml --from-topic --from 2026-03-01 --to 2026-04-01
       eddy fit examples/transactions.yaml -i 'day-*.parquet' --label is_fraud
     """  # noqa: D301 (click keeps the lines after a real backspace as they are)
     name = pick_stream(config, stream)
     if bool(paths) == from_topic:
         msg = "give either --input FILE or --from-topic"
         raise click.UsageError(msg)
+    if paths and (since or until):
+        msg = "--from and --to choose records of a topic: add --from-topic, or leave them out"
+        raise click.UsageError(msg)
     decoder = Decoder(
         name, config.streams[name], config.limits, label, None if from_topic else time.time_ns()
     )
     source: Iterable[list[Fetch]]
     if from_topic:
-        source = _topic_fetches(config, name)
+        source = topic_fetches(config, name, _as_ns(since), _as_ns(until))
     else:
         source = stream_fetches(config, name, decoder, paths, config.partitions)
     registry, fitted = Registry(Storage(config.storage)), []
@@ -134,13 +144,8 @@ def fit(
         )
 
 
-def _topic_fetches(config: Config, name: str) -> Iterator[list[Fetch]]:
-    source = KafkaSource(config.kafka, config.streams[name].source.topic)
-    try:
-        for fetch in source.fetches():
-            yield [fetch]
-    finally:
-        source.close()
+def _as_ns(time: datetime | None) -> int | None:
+    return None if time is None else int(time.replace(tzinfo=UTC).timestamp()) * 10**9
 
 
 @click.command(name="replay")
@@ -165,6 +170,9 @@ def replay_command(
     as_json: bool,
 ) -> None:
     """Run files through the pipeline, exactly as a worker would have judged them.
+
+    With --label the report also tells how well scores rank (ROC AUC, average precision, best F1,
+    VUS-PR), how good the verdicts were, and how soon labelled events were noticed.
 
     \b
     Examples:

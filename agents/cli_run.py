@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 
 import click
 import structlog
 
 from agents.monitor import Monitor, serve_monitor
 from agents.options import pipeline_argument
+from connectors.kafka.admin import identify
 from connectors.kafka.worker import KafkaWorker
 from connectors.storage import Storage
 from schemas.config import Pipeline as Config
@@ -43,7 +45,9 @@ def run(config: Config, port: int) -> None:
     from agents.serve import PipelineHandler
 
     monitor, storage = Monitor(), Storage(config.storage)
-    handler = PipelineHandler(config, storage, monitor=monitor)
+    handler = PipelineHandler(
+        config, storage, monitor=monitor, identify=partial(identify, config.kafka)
+    )
     topics = handler.pipeline.topics
     worker = KafkaWorker(
         config.kafka,

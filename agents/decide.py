@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.calibration import Calibration
 from agents.records import Floats, Ints
 from agents.snapshot import State, copied, put_back
-from agents.tail import Tail
 from detectors.model import FULL, PARTIAL
-from detectors.split import CALIBRATION_SIZE
 
 BLOCK = 1024
 HIGHEST_THRESHOLD = 0.01
@@ -34,39 +33,6 @@ class Verdicts:
     is_anomaly: NDArray[np.bool_]
 
 
-class _Calibration:
-    """Scores of recent normal windows of one kind, and the tail fitted to them."""
-
-    def __init__(self, scores: Floats) -> None:
-        self.recent = np.asarray(scores, dtype=np.float64)[-CALIBRATION_SIZE:]
-        self.tail = Tail.fit(self.recent)
-        self._block: list[Floats] = []
-
-    def keep(self, scores: Floats, p_values: Floats) -> None:
-        """Take in scores, but those so rare that hardly any normal window reaches them.
-
-        Leaving out all anomalies would cut the tail off at the threshold again and again: the
-        remaining normal windows would look ever rarer, and false alarms would multiply.
-        """
-        self._block.append(scores[p_values > 0.25 / (len(self.recent) + 1)])
-
-    def end_block(self) -> None:
-        if any(map(len, self._block)):
-            joined = np.concatenate([self.recent, *self._block])
-            self.recent = joined[-max(len(self.recent), CALIBRATION_SIZE) :]
-            self.tail = Tail.fit(self.recent)
-        self._block = []
-
-    def state(self) -> State:
-        block = np.concatenate([np.empty(0), *self._block])
-        return {"recent": self.recent.copy(), "block": block}
-
-    def restore(self, state: State) -> None:
-        self.recent = state["recent"].copy()
-        self.tail = Tail.fit(self.recent)
-        self._block = [state["block"].copy()]
-
-
 class Decider:
     """Calibration and threshold of one route in one partition.
 
@@ -74,8 +40,8 @@ class Decider:
     ----------
     calibration
         Scores of normal windows that the model was not fitted on, for full windows and (where
-        there are enough) for partial ones; replaced little by little by the scores of the
-        stream's own normal windows.
+        there are enough) for partial ones; moved along with the stream
+        (:mod:`agents.calibration`).
     windows_per_day
         Rate to expect until the partition has shown its own, in windows a day of event time.
     alerts_per_day
@@ -87,9 +53,9 @@ class Decider:
     def __init__(
         self, calibration: dict[str, Floats], windows_per_day: float, alerts_per_day: float
     ) -> None:
-        self._full = _Calibration(calibration[FULL])
+        self._full = Calibration(calibration[FULL])
         enough = len(calibration[PARTIAL]) >= ENOUGH
-        self._partial = _Calibration(calibration[PARTIAL]) if enough else self._full
+        self._partial = Calibration(calibration[PARTIAL]) if enough else self._full
         self._alerts_per_day = alerts_per_day
         self._windows_per_day = windows_per_day
         self._in_block = 0

@@ -1,4 +1,4 @@
-"""History from files as the fetches that Kafka would have delivered."""
+"""History, from files or a topic, as the fetches that a worker would have got."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.decode import Decoder
+from agents.rekey import RekeyHandler
 from connectors.base import Fetch, Partition
 from connectors.files import read_messages
+from connectors.kafka.source import KafkaSource
 from connectors.partitioner import partitions_of
 from schemas.config import Limits, Stream
+from schemas.config import Pipeline as Config
+from schemas.topics import Topics
+
+NS_PER_MS = 1_000_000
 
 
 def file_fetches(
@@ -89,3 +95,48 @@ def deal(
             )
         )
     return fetches
+
+
+def topic_fetches(
+    config: Config, name: str, since: int | None = None, until: int | None = None
+) -> Iterator[list[Fetch]]:
+    """Read the topic of a stream, those of a keyless one together and dealt out by entity.
+
+    Parameters
+    ----------
+    since, until
+        Times of the log, ns since 1970 UTC; ``until`` is excluded.
+    """
+    stream = config.streams[name]
+    source = KafkaSource(config.kafka, stream.source.topic, since, until)
+    try:
+        if stream.key_partitioned:
+            for fetch in source.fetches():
+                yield [fetch]
+        else:
+            yield _by_entity(config, name, list(source.fetches()))
+    finally:
+        source.close()
+
+
+def _by_entity(config: Config, name: str, fetches: list[Fetch]) -> list[Fetch]:
+    """Do what the re-keying stage does, all at once."""
+    partitions = sorted({fetch.partition for fetch in fetches})
+    stage = RekeyHandler(config, name, lambda: partitions)
+    stage.assigned(dict.fromkeys(partitions, 0), 0)
+    rows = stage.process(fetches).outputs
+    numbers = partitions_of([row.key or b"" for row in rows], config.partitions)
+    topic, dealt = Topics(config.name).keyed(name), []
+    for number in range(config.partitions):
+        mine = [rows[i] for i in np.flatnonzero(numbers == number).tolist()]
+        stamps = np.array([row.timestamp_ms or 0 for row in mine], dtype=np.int64)
+        dealt.append(
+            Fetch(
+                Partition(topic, number),
+                np.arange(len(mine)),
+                stamps * NS_PER_MS,
+                [row.key for row in mine],
+                [row.value for row in mine],
+            )
+        )
+    return dealt

@@ -15,6 +15,7 @@ from agents.encode import Encoder, feature_names
 from agents.incident import IncidentBook
 from agents.keys import KeyTable, group
 from agents.records import Records
+from agents.repeats import Repeats
 from agents.snapshot import State
 from agents.templates import code_of
 from agents.watch import Watcher
@@ -108,6 +109,8 @@ class PartitionState:
         self._decoder = decoder
         self._keys = KeyTable()
         self._recent = RecentIds(stream.duplicates_within) if stream.id else None
+        rekeyed = partition.topic != stream.source.topic
+        self._repeats = Repeats(stream.source.topic) if rekeyed else None
 
     def follow(self, route: str, model: Model) -> None:
         """Let a model speak for a route from the next window on."""
@@ -123,6 +126,7 @@ class PartitionState:
             "ledger": self.ledger.state(),
             "keys": self._keys.state(),
             "recent": None if self._recent is None else self._recent.state(),
+            "repeats": None if self._repeats is None else self._repeats.state(),
             "encoder": self.encoder.state(),
             "windower": self.windower.state(),
             "routes": {label: route.state() for label, route in self.routes.items()},
@@ -135,6 +139,8 @@ class PartitionState:
         self._keys.restore(state["keys"])
         if self._recent is not None:
             self._recent.restore(state["recent"])
+        if self._repeats is not None:
+            self._repeats.restore(state["repeats"])
         self.encoder.restore(state["encoder"])
         self.windower.restore(state["windower"])
         for label, model in models.items():
@@ -144,12 +150,18 @@ class PartitionState:
 
     def ingest(self, fetch: Fetch) -> Ingested:
         """Decode, encode and window the records of a fetch."""
-        decoded = self._decoder(fetch)
-        ledger, records = self.ledger, decoded.records
+        ledger = self.ledger
         if len(fetch) and ledger.first_offset < 0:
             ledger.first_offset = int(fetch.offsets[0])
         if len(fetch):
             ledger.last_offset = int(fetch.offsets[-1])
+        if self._repeats is not None:
+            # before decoding: a message is one record here, however many it holds
+            count, fetch = len(fetch), self._repeats.drop(fetch)
+            ledger.records_in += count - len(fetch)
+            ledger.duplicate += count - len(fetch)
+        decoded = self._decoder(fetch)
+        records = decoded.records
         ledger.records_in += decoded.records_in
         ledger.filtered += decoded.filtered
         ledger.dead_letter += len(decoded.dead_letters)

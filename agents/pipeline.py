@@ -7,7 +7,7 @@ partition by partition, in the order of the records.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.account import Ledger
@@ -97,6 +97,10 @@ class Pipeline:
     def observe(self, observer: Observer | None) -> None:
         self._judges.observe = observer
 
+    def stream_of(self, partition: Partition) -> str:
+        """Name the stream that a partition belongs to."""
+        return self._stream_of[partition.topic]
+
     @property
     def input_topics(self) -> list[str]:
         """Topics whose records the pipeline windows."""
@@ -120,15 +124,28 @@ class Pipeline:
             if state.name == stream:
                 state.follow(route, model)
 
-    def model_id(self, stream: str, route: str) -> str | None:
-        """Id of the model last applied to a route; a restored partition may follow another."""
-        model = self._models.get((stream, route))
-        return None if model is None else model.model_id
+    def speaking(self, stream: str, route: str) -> Model | None:
+        """Return the model last applied to a route; a restored partition may follow another."""
+        return self._models.get((stream, route))
 
-    def drop(self, partitions: Iterable[Partition]) -> None:
-        """Forget the state of partitions that now belong to another worker."""
-        for partition in partitions:
-            self._states.pop(partition, None)
+    def stragglers(self) -> dict[tuple[str, str], Model]:
+        """Return the models last applied to routes of which a partition follows another one."""
+        return {
+            (state.name, label): model
+            for state in self._states.values()
+            for label, route in state.routes.items()
+            if (model := self._models.get((state.name, label))) is not None
+            and (route.model is None or route.model.model_id != model.model_id)
+        }
+
+    def drop_others(self, partitions: Collection[Partition]) -> None:
+        """Forget the state of all partitions but these."""
+        for partition in self._states.keys() - set(partitions):
+            del self._states[partition]
+
+    def restart_account(self, partition: Partition) -> None:
+        """Count the records of a partition from here on."""
+        self._state(partition).ledger = Ledger()
 
     # -- state ----------------------------------------------------------------------------
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from agents.decode import Decoder
 from connectors.base import Fetch, Partition
-from connectors.kafka.handler import Batch
+from connectors.kafka.handler import Batch, Handler
 from connectors.kafka.rekey import Rekeyer
 from schemas.config import Pipeline as Config
 from schemas.topics import Topics
 
 
-class RekeyHandler:
-    """Rewrites the records of one stream by entity key; implements ``Handler``.
+class RekeyHandler(Handler):
+    """Rewrites the records of one stream by entity key.
 
     Parameters
     ----------
@@ -34,7 +34,9 @@ class RekeyHandler:
         self._rekeyer = Rekeyer(Topics(config.name).keyed(stream), keys_of)
         self._exhausted = exhausted
 
-    def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+    def assigned(
+        self, committed: Mapping[Partition, int], generation: int
+    ) -> Mapping[Partition, int]:
         """Begin at the commit: what was held back was not committed and is read again."""
         self._rekeyer.revoke(committed)
         self._rekeyer.assign(committed)
@@ -48,18 +50,6 @@ class RekeyHandler:
         """Let go what waited for a partition that turned out to be at its end."""
         return self._rekeyer.add([], self._exhausted()) if self._rekeyer.held else None
 
-    def wants_barrier(self) -> bool:
-        """Need none."""
-        return False
-
-    def barrier(self, positions: Mapping[Partition, int]) -> Batch:
-        """Need none."""
-        return Batch()
-
     def revoked(self, partitions: Sequence[Partition]) -> None:
         """Forget what is held back; its next owner reads it again."""
         self._rekeyer.revoke(partitions)
-
-    def stop(self) -> Batch:
-        """Hold nothing that was committed."""
-        return Batch()

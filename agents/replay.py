@@ -8,18 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from agents.account import Ledger
 from agents.decode import Decoder
 from agents.history import file_fetches
 from agents.judge import Result
-from agents.labels import window_labels
-from agents.metrics import detection_metrics
-from agents.partition import PartitionState
+from agents.measure import Measure
 from agents.pipeline import Pipeline
-from agents.publish import Judged
-from agents.records import Records
 from connectors.base import Fetch, Sink
 from schemas.config import Pipeline as Config
 
@@ -27,7 +22,7 @@ from schemas.config import Pipeline as Config
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What a replay counted; the names are stable.
 
-    ``metrics`` holds, for each route, the measures of :func:`agents.metrics.detection_metrics`.
+    ``metrics`` holds, for each route, what :meth:`agents.measure.Measure.results` tells.
     """
 
     records_in: int
@@ -46,37 +41,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     records_per_second: float
     metrics: dict[str, dict[str, float]]
-
-
-class Measure:
-    """Collects the scores and labels of every window, published or not."""
-
-    def __init__(self) -> None:
-        self._parts: dict[str, list[tuple[Judged, np.ndarray]]] = {}
-        self._records: dict[str, list[Records]] = {}
-
-    def saw(self, records: Records, stream: str) -> None:
-        """Remember the labels of records, for windows that end in a later fetch."""
-        self._records.setdefault(stream, []).append(records)
-
-    def __call__(self, state: PartitionState, route: str, judged: Judged) -> None:
-        """Remember what was decided."""
-        known = [judged.records] if judged.windows.row is not None and judged.records else None
-        if known is None:
-            known = [r for r in self._records.get(state.name, ()) if r.partition == state.partition]
-        labels = window_labels(judged.windows, known)
-        self._parts.setdefault(f"{state.name}/{route}", []).append((judged, labels))
-
-    def results(self) -> dict[str, dict[str, float]]:
-        """Measure each route."""
-        results = {}
-        for route, parts in self._parts.items():
-            results[route] = detection_metrics(
-                np.concatenate([labels for _, labels in parts]),
-                np.concatenate([judged.scores for judged, _ in parts]),
-                np.concatenate([judged.verdicts.is_anomaly for judged, _ in parts]),
-            )
-        return results
 
 
 def replay(

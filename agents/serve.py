@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import structlog
 
 from agents.archiver import Archiver
+from agents.checkpointer import Checkpointer
 from agents.monitor import Monitor
 from agents.pipeline import Pipeline
 from agents.publish import Envelope
+from agents.recovery import Identify, Recovery
 from agents.registry import Registry
 from connectors.base import Fetch, Output, Partition
-from connectors.kafka.handler import Batch
+from connectors.kafka.handler import Batch, Handler
 from connectors.storage import Storage
 from detectors.device import pick_device
 from schemas import messages
@@ -27,8 +30,8 @@ log = structlog.get_logger(__name__)
 ACCOUNT_SECONDS = 5.0
 
 
-class PipelineHandler:
-    """Drives a :class:`Pipeline` for a worker; implements ``connectors.kafka.Handler``.
+class PipelineHandler(Handler):
+    """Drives a :class:`Pipeline` for a worker.
 
     Parameters
     ----------
@@ -36,8 +39,12 @@ class PipelineHandler:
         The pipeline file.
     storage
         Where models and the archive are.
+    identify
+        Asks the broker for the ids of the cluster and of topics; without it, there are no
+        checkpoints.
     now
-        Seconds on a clock that only goes forward; decides when to flush and report, nothing else.
+        Seconds on a clock that only goes forward; decides when to flush, checkpoint and report,
+        nothing else.
     """
 
     def __init__(
@@ -46,16 +53,29 @@ class PipelineHandler:
         storage: Storage,
         *,
         monitor: Monitor | None = None,
+        identify: Identify | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pipeline = Pipeline(config, time.time_ns)
         self._device = pick_device(config.scoring.device)
         self._registry = Registry(storage)
-        self._archiver = Archiver(storage, config.streams, now)
+        writer = ThreadPoolExecutor(1, "eddy-storage")
+        self._archiver = Archiver(storage, config.streams, writer, now)
+        self._checkpointer = Checkpointer(storage, config.checkpoints, writer, now)
+        self._recovery = identify and Recovery(
+            self.pipeline,
+            self._registry,
+            self._checkpointer,
+            identify,
+            device=self._device,
+            rewind=config.checkpoints.rewind,
+        )
         self._envelope = Envelope(self.pipeline.topics)
         self._monitor = monitor
         self._now = now
         self._done: dict[Partition, int] = {}
+        self._committed: dict[Partition, int] = {}
+        self._stopping = False
         self._wanted: dict[tuple[str, str], str] = {}
         self._accounted_at = now()
         for (stream, route), model in self._registry.champions(
@@ -66,32 +86,55 @@ class PipelineHandler:
 
     # -- connectors.kafka.Handler -----------------------------------------------------------
 
-    def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
-        """Keep the state of partitions that come back where they left, drop any other."""
-        stale = [p for p, offset in committed.items() if self._done.get(p) != offset]
-        self.pipeline.drop(stale)
-        for partition in stale:
-            self._done.pop(partition, None)
-        return {}
+    def assigned(
+        self, committed: Mapping[Partition, int], generation: int
+    ) -> Mapping[Partition, int]:
+        """Keep the state of partitions that come back where they left, restore any other."""
+        kept = {p: offset for p, offset in committed.items() if self._done.get(p) == offset}
+        self.pipeline.drop_others(kept)
+        self._done = dict(kept)
+        self._committed = dict(committed)
+        if self._recovery is None:
+            return {}
+        starts = self._recovery.begin(committed, kept, generation)
+        self._done |= starts
+        for route, model in self.pipeline.stragglers().items():
+            self._wanted.setdefault(route, model.model_id)
+        return starts
 
     def process(self, fetches: list[Fetch]) -> Batch:
-        """Take fetches through the pipeline."""
+        """Take fetches through the pipeline; publish what is new."""
         began = self._now()
-        result = self.pipeline.process(fetches)
-        self._done.update(result.positions)
-        self._archiver.keep(result)
-        if any(o.topic == self.pipeline.topics.retrain for o in result.outputs):
+        outputs: list[Output] = []
+        positions: dict[Partition, int] = {}
+        fresh = fetches
+        if self._recovery is not None:
+            again, fresh = self._recovery.split(fetches)
+            if again:
+                self._take(again, positions)
+            self._recovery.settle(again, fresh)
+        if fresh:
+            outputs += self._take(fresh, positions)
+        if any(o.topic == self.pipeline.topics.retrain for o in outputs):
             self._archiver.flush()  # what the trainer will read must be there before its request
-        outputs = list(result.outputs)
+        self._checkpoint()
         if self._now() - self._accounted_at > ACCOUNT_SECONDS:
             outputs += self._accounts()
         if self._monitor is not None:
             self._monitor.batch(fetches, outputs, self._now() - began)
-        return Batch(outputs, result.positions)
+        return Batch(outputs, positions)
+
+    def committed(self, offsets: Mapping[Partition, int]) -> None:
+        """Write the checkpoints that waited for this commit."""
+        self._committed.update(offsets)
+        self._checkpointer.committed(offsets)
+        if self._stopping:
+            self._write_checkpoints(offsets)
 
     def idle(self) -> Batch | None:
         """Flush what has waited long enough."""
         self._archiver.tick()
+        self._checkpoint()
         if self._now() - self._accounted_at > ACCOUNT_SECONDS:
             return Batch(self._accounts())
         return None
@@ -101,7 +144,10 @@ class PipelineHandler:
         return bool(self._wanted)
 
     def barrier(self, positions: Mapping[Partition, int]) -> Batch:
-        """Let new models speak: everything before ``positions`` was judged by the old ones."""
+        """Let new models speak: everything before ``positions`` was judged by the old ones.
+
+        The checkpoint that names them is on the storage before the first window that they judge.
+        """
         wanted, self._wanted = self._wanted, {}
         for (stream, route), artefact_id in wanted.items():
             try:
@@ -112,16 +158,60 @@ class PipelineHandler:
                 continue
             at = {f"{p.topic}/{p.number}": offset for p, offset in positions.items()}
             log.info("new model speaks", stream=stream, route=route, model=artefact_id, at=at)
+        if self._recovery is not None:
+            for partition, offset in self._done.items():
+                if offset == self._committed.get(partition):
+                    snapshot = self.pipeline.snapshot(partition)
+                    self._checkpointer.write(partition, offset, snapshot)
         return Batch(self._accounts())
 
     def revoked(self, partitions: Sequence[Partition]) -> None:
-        """Write out what was archived of the partitions."""
+        """Write out what was archived of the partitions, and their last checkpoints."""
         self._archiver.flush()
+        self._write_checkpoints(partitions)
 
     def stop(self) -> Batch:
-        """Write out the archive and the last accounts."""
+        """Write out the archive, the last checkpoints and accounts."""
         self._archiver.flush()
+        self._stopping = True
+        self._write_checkpoints(list(self._done))
         return Batch(self._accounts())
+
+    # -- state --------------------------------------------------------------------------------
+
+    def _take(self, fetches: list[Fetch], positions: dict[Partition, int]) -> list[Output]:
+        result = self.pipeline.process(fetches)
+        positions.update(result.positions)
+        self._done.update(result.positions)
+        self._archiver.keep(result)
+        return result.outputs
+
+    def _checkpoint(self) -> None:
+        """Copy the state of a partition whose turn it is; its archived rows go first."""
+        partition = None if self._recovery is None else self._checkpointer.due()
+        if partition is None or partition not in self._done:
+            return
+        offset = self._done[partition]
+        if self._checkpointer.behind(partition, offset):
+            self._archiver.begin(partition)
+        self._checkpointer.take(partition, offset, self.pipeline.snapshot(partition))
+        if self._committed.get(partition) == offset:
+            self._checkpointer.committed({partition: offset})
+
+    def _write_checkpoints(self, partitions: Iterable[Partition]) -> None:
+        """Checkpoint partitions that stand where their commits are, without waiting for a turn."""
+        if self._recovery is None:
+            return
+        for partition in partitions:
+            offset = self._done.get(partition)
+            if offset is None or offset != self._committed.get(partition):
+                continue
+            if self._checkpointer.behind(partition, offset):
+                try:
+                    snapshot = self.pipeline.snapshot(partition)
+                    self._checkpointer.write(partition, offset, snapshot)
+                except EddyError as error:
+                    log.error("checkpoint not written; an older one serves", why=str(error))
 
     # -- control ------------------------------------------------------------------------------
 
@@ -137,9 +227,10 @@ class PipelineHandler:
         route = (event.stream, event.route)
         if event.stage != "champion" or route not in self.pipeline.layouts:
             return
-        if self.pipeline.model_id(*route) != event.artefact_id:
+        speaking = self.pipeline.speaking(*route)
+        if speaking is None or speaking.model_id != event.artefact_id:
             self._wanted[route] = event.artefact_id
-        else:
+        elif route not in self.pipeline.stragglers():
             self._wanted.pop(route, None)
 
     def _accounts(self) -> list[Output]:

@@ -14,7 +14,7 @@ def pipeline_topics(config: Config) -> dict[str, TopicSpec]:
     for name, stream in config.streams.items():
         wanted[stream.source.topic] = TopicSpec(partitions)
         if not stream.key_partitioned:
-            wanted[topics.keyed(name)] = TopicSpec(partitions)
+            wanted[topics.keyed(name)] = TopicSpec(partitions, sent_times=True)
         wanted[topics.scored(name)] = TopicSpec(partitions)
         wanted[topics.alerts(name)] = TopicSpec(partitions)
     wanted[topics.dead_letters] = TopicSpec(1)

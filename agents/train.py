@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 
 import msgspec
 import structlog
@@ -16,8 +15,8 @@ from agents.archiving import (
 )
 from agents.fitting import build_history, fit_route
 from agents.registry import Registry
-from connectors.base import Fetch, Output, Partition
-from connectors.kafka.handler import Batch
+from connectors.base import Fetch, Output
+from connectors.kafka.handler import Batch, Handler
 from connectors.storage import Storage
 from detectors import Budget
 from detectors.device import pick_device
@@ -34,8 +33,8 @@ RECORDS = 300_000
 """Newest archived records that a model is trained on."""
 
 
-class Trainer:
-    """Trains from the archive; implements ``connectors.kafka.Handler`` on the request topic.
+class Trainer(Handler):
+    """Trains from the archive; handles the topic of requests.
 
     A request for a model that has been replaced meanwhile asks for nothing more, so that repeated
     requests, and the same one from several partitions, lead to one model.
@@ -52,10 +51,6 @@ class Trainer:
         self._budget = budget or Budget(seconds=600.0)
         self._seed = seed
 
-    def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
-        """Begin at the commit; a trainer has no state of its own."""
-        return {}
-
     def process(self, fetches: list[Fetch]) -> Batch:
         """Train for each request."""
         outputs: list[Output] = []
@@ -66,25 +61,6 @@ class Trainer:
                     outputs += self._answer(value)
             positions[fetch.partition] = int(fetch.offsets[-1]) + 1
         return Batch(outputs, positions)
-
-    def idle(self) -> Batch | None:
-        """Wait for requests."""
-        return None
-
-    def wants_barrier(self) -> bool:
-        """Need none."""
-        return False
-
-    def barrier(self, positions: Mapping[Partition, int]) -> Batch:
-        """Need none."""
-        return Batch()
-
-    def revoked(self, partitions: Sequence[Partition]) -> None:
-        """Hold nothing."""
-
-    def stop(self) -> Batch:
-        """Hold nothing."""
-        return Batch()
 
     def _answer(self, value: bytes) -> list[Output]:
         try:

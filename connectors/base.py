@@ -67,6 +67,18 @@ class Fetch:
             None if self.origins is None else self.origins[rows],
         )
 
+    def select(self, keep: NDArray[np.bool_]) -> Fetch:
+        """Keep the records marked true in ``[n]``."""
+        rows = np.flatnonzero(keep).tolist()
+        return Fetch(
+            self.partition,
+            self.offsets[keep],
+            self.timestamps[keep],
+            [self.keys[row] for row in rows],
+            [self.values[row] for row in rows],
+            None if self.origins is None else [self.origins[row] for row in rows],
+        )
+
     @classmethod
     def join(cls, parts: Sequence[Fetch]) -> Fetch:
         """Join consecutive fetches of one partition; at least one."""

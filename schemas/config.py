@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 SECOND = 1_000_000_000
@@ -202,6 +203,19 @@ class Limits(_Strict, frozen=True, kw_only=True):
     max_future: Duration = Duration(3600 * SECOND)
 
 
+class Checkpoints(_Strict, frozen=True, kw_only=True):
+    """The state of each partition is kept on the storage, to go on from after a restart.
+
+    ``every`` is the time between two checkpoints of a partition, ``keep`` how many stay. Where
+    there is none, a partition reads the last ``rewind`` records before its commit again to fill
+    its windows.
+    """
+
+    every: Duration = Duration(10 * SECOND)
+    keep: Positive = 3
+    rewind: NotNegative = 10_000
+
+
 class Pipeline(_Strict, frozen=True, kw_only=True):
     """A whole deployment: ``name`` is its consumer group and the prefix of its own topics."""
 
@@ -212,4 +226,5 @@ class Pipeline(_Strict, frozen=True, kw_only=True):
     partitions: Positive = 4
     scoring: Scoring = Scoring()
     limits: Limits = Limits()
+    checkpoints: Checkpoints = Checkpoints()
     streams: dict[str, Stream]

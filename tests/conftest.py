@@ -10,8 +10,15 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from connectors.broker import Broker, unavailable_reason
+
+# The same examples on every machine, however slow it is.
+settings.register_profile(
+    "eddy", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("eddy")
 
 BROKER_REQUIRED = os.environ.get("EDDY_REQUIRE_BROKER") == "1"
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaAdminClient
+from kafka.errors import CoordinatorNotAvailableError
 
 from connectors.base import Fetch, Output, Partition
 from connectors.kafka.admin import TopicSpec, ensure_topics
-from connectors.kafka.handler import Batch
+from connectors.kafka.handler import Batch, Handler
 from connectors.kafka.sink import KafkaSink
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.worker import KafkaWorker
@@ -60,11 +61,14 @@ def values(config: Kafka, topic: str) -> list[bytes | None]:
 def committed(config: Kafka, group: str) -> dict[Partition, int]:
     """The group's commits as an independent client sees them."""
     with KafkaAdminClient(bootstrap_servers=config.bootstrap.split(",")) as admin:
-        offsets = admin.list_group_offsets([group])[group]
+        try:
+            offsets = admin.list_group_offsets([group])[group]
+        except CoordinatorNotAvailableError:  # no group has met on this broker yet
+            return {}
     return {Partition(x.topic, x.partition): y.offset for x, y in offsets.items() if y.offset >= 0}
 
 
-class Notes:
+class Notes(Handler):
     """A handler that notes what it is asked, and passes every record on to a topic."""
 
     def __init__(self, target: str | None = None) -> None:
@@ -76,7 +80,9 @@ class Notes:
         self.before: Callable[[list[Fetch]], None] = lambda fetches: None
         self.threads: set[int] = set()
 
-    def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+    def assigned(
+        self, committed: Mapping[Partition, int], generation: int
+    ) -> Mapping[Partition, int]:
         self.starts.append(dict(committed))
         self.events.append("assigned")
         return {}

@@ -36,17 +36,25 @@ def consume(bootstrap: str, topic: str) -> list[bytes]:
 
 
 @contextmanager
-def worker(pipeline: Path) -> Iterator[subprocess.Popen[bytes]]:
+def killed(pipeline: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker that is killed at the end."""
     process = subprocess.Popen(
         [sys.executable, "-m", "agents", "run", str(pipeline), "--port", "0"]
     )
     try:
         yield process
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 0
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def worker(pipeline: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker that is asked to stop at the end, and does so in order."""
+    with killed(pipeline) as process:
+        yield process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
 
 
 def accounts(bootstrap: str, topic: str) -> list[Account]:
@@ -64,6 +72,19 @@ def wait_for(bootstrap: str, topic: str, records: int, seconds: float) -> list[A
         time.sleep(POLL_SECONDS)
         found = accounts(bootstrap, topic)
     return found
+
+
+def wait_for_messages(bootstrap: str, topic: str, count: int, seconds: float) -> None:
+    """Return once so many messages stand in a topic."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+    limit = time.monotonic() + seconds
+    try:
+        partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+        while sum(consumer.end_offsets(partitions).values()) < count:
+            assert time.monotonic() < limit, f"{topic} does not get {count} messages"
+            time.sleep(POLL_SECONDS / 10)
+    finally:
+        consumer.close()
 
 
 def by_id(values: Sequence[bytes]) -> dict[str, ScoredEvent]:

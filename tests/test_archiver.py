@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from agents.archiver import ROWS, SECONDS, Archiver
 from agents.archiving import record_archive
 from agents.judge import Result
+from connectors.base import Partition
 from connectors.storage import Storage
 from schemas.errors import SetupError
 from tests.pipelines import config, fetch, fitted, payments
@@ -27,6 +29,10 @@ def kept(first: int = 0, records: int = 20) -> Result:
     return fitted(config()).process([fetch(list(payments(records)), first=first)])
 
 
+def writer() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1)
+
+
 def rows(folder: Path) -> list[int]:
     """Offsets of the archived records."""
     offsets: list[int] = record_archive(Storage(folder), "payments").read()["offset"].to_pylist()
@@ -34,7 +40,7 @@ def rows(folder: Path) -> list[int]:
 
 
 def test_flush_puts_everything_on_the_storage(tmp_path: Path) -> None:
-    archiver = Archiver(Storage(tmp_path), ["payments"], Clock())
+    archiver = Archiver(Storage(tmp_path), ["payments"], writer(), Clock())
     archiver.keep(kept())
     archiver.keep(kept(first=20))
     assert rows(tmp_path) == []
@@ -44,13 +50,13 @@ def test_flush_puts_everything_on_the_storage(tmp_path: Path) -> None:
 
 def test_rows_are_written_when_they_have_waited_or_are_many(tmp_path: Path) -> None:
     clock, old, many = Clock(), tmp_path / "old", tmp_path / "many"
-    archiver = Archiver(Storage(old), ["payments"], clock)
+    archiver = Archiver(Storage(old), ["payments"], writer(), clock)
     archiver.keep(kept())
     clock.now = SECONDS + 1
     archiver.tick()
     archiver.flush()  # waits for the write under way, and has nothing to add
     assert len(list(old.rglob("*.parquet"))) == 1
-    archiver = Archiver(Storage(many), ["payments"], clock)
+    archiver = Archiver(Storage(many), ["payments"], writer(), clock)
     result = kept()
     [(stream, partition, table)] = result.archive
     parts = ROWS // len(table)
@@ -63,8 +69,20 @@ def test_rows_are_written_when_they_have_waited_or_are_many(tmp_path: Path) -> N
 
 
 def test_an_error_of_the_storage_is_raised_by_the_next_call(tmp_path: Path) -> None:
-    archiver = Archiver(Storage(tmp_path), ["payments"], Clock())
+    archiver = Archiver(Storage(tmp_path), ["payments"], writer(), Clock())
     (tmp_path / "archive").write_text("a file where a folder belongs")
     archiver.keep(kept())
     with pytest.raises(SetupError, match="archive"):
         archiver.flush()
+
+
+def test_the_rows_of_one_partition_can_go_first(tmp_path: Path) -> None:
+    archiver = Archiver(Storage(tmp_path), ["payments"], writer(), Clock())
+    archiver.keep(fitted(config()).process([fetch(list(payments(20)), partition=1)]))
+    archiver.keep(kept())
+    archiver.begin(Partition("payments", 1))
+    archiver.begin(Partition("payments", 1))  # waits for the write under way, and adds nothing
+    table = record_archive(Storage(tmp_path), "payments").read()
+    assert set(table["partition"].to_pylist()) == {1}
+    archiver.flush()
+    assert rows(tmp_path) == [*range(20), *range(20)]

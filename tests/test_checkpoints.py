@@ -15,6 +15,7 @@ from connectors.base import Partition
 from connectors.checkpoints import Checkpoint, Checkpoints, Place
 from connectors.storage import Storage
 from schemas.errors import DataError, SetupError
+from tests.test_storage import RemoteStorage
 
 # where there is memory to write to, the many small files of the property tests go there
 MEMORY = next((place for place in ("/dev/shm",) if Path(place).is_dir()), None)
@@ -22,9 +23,10 @@ MEMORY = next((place for place in ("/dev/shm",) if Path(place).is_dir()), None)
 HERE = Place(Partition("payments", 3), "AbC-_123")
 
 
-@pytest.fixture
-def storage(tmp_path: Path) -> Storage:
-    return Storage(tmp_path)
+@pytest.fixture(params=[Storage, RemoteStorage])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    made: Storage = request.param(tmp_path)
+    return made
 
 
 @pytest.fixture

@@ -58,6 +58,37 @@ def test_the_share_of_anomalies_stays_at_the_threshold_for_long() -> None:
     assert late == pytest.approx(verdicts.threshold[-1], rel=0.35)
 
 
+@pytest.mark.parametrize("share", [0.003, 0.03])
+def test_anomalies_that_keep_coming_stay_anomalies(share: float) -> None:
+    rng = np.random.default_rng(3)
+    n = 60 * BLOCK
+    known = rng.lognormal(0, 0.6, 4000)
+    scores, anomalous = rng.lognormal(0, 0.6, n), rng.random(n) < share
+    scores[anomalous] = np.quantile(known, 0.9995) * rng.uniform(1.0, 1.6, anomalous.sum())
+    decider = Decider({"full": known, "partial": np.zeros(0)}, 1e4, 40.0)
+    p = decider(scores, np.arange(n) * 10**9, np.zeros(n, dtype=bool)).p_value
+    assert (p[anomalous][-300:] <= 0.002).mean() > 0.95
+    assert (p[~anomalous] <= 0.002).mean() < 2 * 0.002
+
+
+@pytest.mark.parametrize("drift", ["a step to 1.5", "slowly to 2", "down to 0.5"])
+def test_false_alarms_stay_few_where_scores_move(drift: str) -> None:
+    n = 40 * BLOCK
+    at = np.arange(n) / n
+    scale = {"a step to 1.5": np.full(n, 1.5), "slowly to 2": 1 + at, "down to 0.5": 1 - at / 2}[
+        drift
+    ]
+    found = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        calibration = {"full": rng.lognormal(0, 0.6, 4000), "partial": np.zeros(0)}
+        scores = scale * rng.lognormal(0, 0.6, n)
+        decider = Decider(calibration, 1e4, 40.0)
+        p = decider(scores, np.arange(n) * 10**9, np.zeros(n, dtype=bool)).p_value
+        found.append((p[n // 2 :] <= 0.002).mean())
+    assert np.mean(found) < 2.5 * 0.002
+
+
 def test_verdicts_do_not_depend_on_batches() -> None:
     rng = np.random.default_rng(2)
     n = 5 * BLOCK

@@ -206,6 +206,7 @@ def test_a_second_worker_takes_its_share_and_gives_it_back(config: Kafka, topic:
         with Running(config, topic, [topic], second, batch=200) as two:
             assert eventually(lambda: len(two.worker.status().partitions) == 2)
             assert eventually(lambda: len(one.worker.status().partitions) == 2)
+            assert eventually(lambda: one.worker.status().ready)
             kept = one.worker.status().partitions
             assert kept.isdisjoint(two.worker.status().partitions)
             assert eventually(lambda: len(second.seen) > 500)
@@ -275,9 +276,11 @@ def test_records_are_rewritten_by_entity_in_time_order(
     class Rewriting(Notes):
         rekeyer = Rekeyer(target, lambda fetch: [x and x[-1:] for x in fetch.values])
 
-        def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+        def assigned(
+            self, committed: Mapping[Partition, int], generation: int
+        ) -> Mapping[Partition, int]:
             self.rekeyer.assign(committed)
-            return super().assigned(committed)
+            return super().assigned(committed, generation)
 
         def process(self, fetches: list[Fetch]) -> Batch:
             super().process(fetches)
@@ -325,8 +328,10 @@ def test_a_handler_may_read_again_to_restore_its_state(config: Kafka, topic: str
     ends = end_offsets(config, topic)
 
     class Restoring(Notes):
-        def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
-            super().assigned(committed)
+        def assigned(
+            self, committed: Mapping[Partition, int], generation: int
+        ) -> Mapping[Partition, int]:
+            super().assigned(committed, generation)
             return {x: y - 100 for x, y in committed.items() if x.number == 1}
 
     notes = Restoring()
@@ -364,15 +369,17 @@ def test_a_restore_from_before_the_log_begins_where_the_log_does(config: Kafka, 
         admin.delete_records({TopicPartition(topic, 2): ends[Partition(topic, 2)] - 10})
 
     class Restoring(Notes):
-        def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
-            super().assigned(committed)
+        def assigned(
+            self, committed: Mapping[Partition, int], generation: int
+        ) -> Mapping[Partition, int]:
+            super().assigned(committed, generation)
             return dict.fromkeys(committed, 0)
 
     notes = Restoring()
     with Running(config, topic, [topic], notes):
         assert eventually(lambda: len([x for x in notes.seen if x[0] == 2]) == 10)
         # none of these records counts as unpublished
-        assert notes.starts == [ends, ends]
+        assert notes.starts == [ends]
 
 
 @pytest.mark.broker
@@ -380,7 +387,9 @@ def test_a_handler_that_cannot_take_on_partitions_ends_the_worker(
     config: Kafka, topic: str
 ) -> None:
     class Refusing(Notes):
-        def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+        def assigned(
+            self, committed: Mapping[Partition, int], generation: int
+        ) -> Mapping[Partition, int]:
             message = "no such checkpoint"
             raise RuntimeError(message)
 

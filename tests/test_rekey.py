@@ -148,6 +148,24 @@ def test_what_cannot_be_decoded_keeps_its_key_and_value() -> None:
     assert origin(output) == Origin("in", 3, 7)
 
 
+def test_what_has_no_key_at_all_always_goes_to_the_same_partition() -> None:
+    rekeyer = Rekeyer("out", lambda batch: [None] * len(batch))
+    place = Partition("in", 3)
+    rekeyer.assign([place])
+    batch = rekeyer.add([fetch(3, [0, 1], [1, 2])], exhausted={place})
+    assert [output.key for output in batch.outputs] == [b"in/3", b"in/3"]
+
+
+def test_an_origin_in_the_topic_itself_is_not_believed() -> None:
+    rekeyer = Rekeyer("out", entity)
+    place = Partition("in", 0)
+    rekeyer.assign([place])
+    claim = Origin("in", 0, 2**40)
+    record = Fetch(place, np.array([5]), np.array([0]), [None], [b"v"], [claim])
+    [output] = rekeyer.add([record], exhausted={place}).outputs
+    assert origin(output) == Origin("in", 0, 5)
+
+
 def test_a_tombstone_is_dropped_and_passed() -> None:
     rekeyer = Rekeyer("out", entity)
     place = Partition("in", 0)
@@ -173,8 +191,17 @@ def test_origins_survive_their_header(topic: str, partition: int, offset: int) -
     assert decode_origin(encode_origin(where)) == where
 
 
-@pytest.mark.parametrize("data", [b"", b"\x02" + encode_origin(Origin("t", 1, 2))[1:], b"\x01abc"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x02" + encode_origin(Origin("t", 1, 2))[1:],
+        b"\x01abc",
+        encode_origin(Origin("t", 1, 2**63)),
+        encode_origin(Origin("t", -1, 2)),
+    ],
+)
 def test_a_header_that_is_none_of_ours_is_refused_and_ignored(data: bytes) -> None:
-    with pytest.raises(ValueError, match="not an eddy-origin header"):
+    with pytest.raises(ValueError, match="eddy-origin header"):
         decode_origin(data)
     assert find_origin([(HEADER, data)], "t", 1, 2) == Origin("t", 1, 2)

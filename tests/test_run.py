@@ -87,3 +87,29 @@ def test_produced_records_bear_their_event_times(
         assert found[value] == msgspec.json.decode(value)["ts"] * 10**6
     for value in odd[:3]:
         assert began <= found[value] + 10**6 <= time.time_ns() + 10**6
+
+
+@pytest.mark.parametrize("keyed", [True, False], ids=["keyed", "keyless"])
+def test_a_topic_is_a_history_as_its_file_is(
+    broker: Broker, topic_name: str, tmp_path: Path, keyed: bool
+) -> None:
+    made = document(source={"topic": topic_name}, key_partitioned=keyed)
+    made |= {
+        "name": topic_name,
+        "kafka": {"bootstrap": broker.bootstrap},
+        "storage": str(tmp_path / "storage"),
+        "partitions": 2,
+    }
+    pipeline, history = tmp_path / "pipeline.json", tmp_path / "history.jsonl"
+    pipeline.write_bytes(msgspec.json.encode(made))
+    history.write_bytes(b"\n".join(payments(2000, seed=1)))
+    make_topic(Kafka(bootstrap=broker.bootstrap), topic_name, partitions=2)
+    options = [] if keyed else ["--no-key"]
+    assert eddy("produce", pipeline, "-i", history, *options).returncode == 0
+    ids = []
+    for choice in (["-i", history], ["--from-topic"], ["--from-topic", "--to", "2020-01-01"]):
+        done = eddy("fit", pipeline, *choice, "--json")
+        ids += [row["model_id"] for row in msgspec.json.decode(done.stdout or "[]")]
+    assert len(ids) == 2  # nothing in the topic is that old
+    assert ids[0] == ids[1]
+    assert "no usable record" in done.stderr

@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 import uuid
+from functools import partial
 
 import msgspec
 
 from agents.serve import PipelineHandler
 from connectors.base import Fetch
+from connectors.kafka.admin import identify
 from connectors.kafka.collector import collect_rarely
 from connectors.kafka.handler import Batch
 from connectors.kafka.worker import KafkaWorker
@@ -29,7 +31,8 @@ class _Timed(PipelineHandler):
     """Notes when the first record passes, and that all have passed."""
 
     def __init__(self, config: Config, records: int) -> None:
-        super().__init__(config, Storage(config.storage))
+        storage = Storage(config.storage)
+        super().__init__(config, storage, identify=partial(identify, config.kafka))
         self.first = 0.0
         self.passed = threading.Event()
         self._left = records

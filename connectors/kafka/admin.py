@@ -48,12 +48,16 @@ class TopicSpec:
         Age at which messages expire; None leaves it to the broker.
     max_message_bytes
         Largest batch; None leaves it to the broker.
+    sent_times
+        Whether records surely bear the time that their sender gave them; otherwise the broker may
+        be set to put in its own.
     """
 
     partitions: int = 1
     compacted: bool = False
     retention_ms: int | None = None
     max_message_bytes: int | None = None
+    sent_times: bool = False
 
     def settings(self) -> dict[str, str]:
         """Return the topic's settings as the broker names them."""
@@ -62,6 +66,8 @@ class TopicSpec:
             settings["retention.ms"] = str(self.retention_ms)
         if self.max_message_bytes is not None:
             settings["max.message.bytes"] = str(self.max_message_bytes)
+        if self.sent_times:
+            settings["message.timestamp.type"] = "CreateTime"
         return settings
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from connectors.base import Fetch, Output, Partition
 
@@ -28,8 +28,8 @@ class Batch:
     positions: Mapping[Partition, int] = field(default_factory=dict)
 
 
-class Handler(Protocol):
-    """The pipeline as a worker sees it.
+class Handler(ABC):
+    """The pipeline as a worker sees it; a handler without state of its own inherits what it can.
 
     All methods are called in one thread of their own, one at a time, and may take their time: the
     worker stays in its group meanwhile. An error ends the worker; nothing that was not published
@@ -40,40 +40,53 @@ class Handler(Protocol):
     whatever it returns must follow from the records and what was restored.
     """
 
-    def assigned(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
-        """Take on partitions, and tell where to begin.
+    def assigned(
+        self, committed: Mapping[Partition, int], generation: int
+    ) -> Mapping[Partition, int]:
+        """Take on partitions, and leave all others; tell where to begin.
 
-        Called before the first fetch. ``committed`` is the offset from which on nothing has been
-        published. State that was kept from an earlier assignment is good if and only if it stands
-        at exactly that offset. The result names the partitions that shall be read from an
-        earlier offset, to restore their state; what falls before the commit is then not to be
-        published again.
+        Called before the first fetch, in the group's ``generation``. ``committed`` is the offset
+        from which on nothing has been published. State that was kept from an earlier assignment
+        is good if and only if it stands at exactly that offset. The result names the partitions
+        that shall be read from an earlier offset, to restore their state; what falls before the
+        commit is then not to be published again.
+
+        Raises
+        ------
+        SetupError
+            If that cannot be told yet, because something cannot be reached: the worker waits and
+            asks again.
         """
-        ...
+        return {}
 
+    @abstractmethod
     def process(self, fetches: list[Fetch]) -> Batch:
         """Process records; of each assigned partition every one, once, in offset order."""
         ...
 
+    def committed(self, offsets: Mapping[Partition, int]) -> None:
+        """Take note that everything before these offsets is published and committed."""
+        return
+
     def idle(self) -> Batch | None:
         """Use a moment at which no record waits; at most once per tick, also without partitions."""
-        ...
+        return None
 
     def wants_barrier(self) -> bool:
         """Tell whether something waits to be applied at a drained point; must be quick."""
-        ...
+        return False
 
     def barrier(self, positions: Mapping[Partition, int]) -> Batch:
         """Apply it: all outputs are acknowledged, and ``positions`` are committed."""
-        ...
+        return Batch()
 
     def revoked(self, partitions: Sequence[Partition]) -> None:
         """Give up partitions, which may come back at once.
 
         Everything processed is published and committed, unless the time for that ran out.
         """
-        ...
+        return
 
     def stop(self) -> Batch:
-        """Finish; the last call. What it returns is published and committed."""
-        ...
+        """Finish. What it returns is published and committed; only :meth:`committed` follows."""
+        return Batch()

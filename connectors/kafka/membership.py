@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import structlog
@@ -17,6 +17,7 @@ from connectors.kafka.handler import Handler
 from connectors.kafka.health import Health
 from connectors.kafka.ledger import Ledger
 from connectors.kafka.thread import Committed, ConsumerThread, Poll
+from schemas.errors import SetupError
 
 __all__ = ["Membership"]
 
@@ -78,6 +79,8 @@ class Membership:
         self._taking_on: asyncio.Task[None] | None = None
         self._restarting: asyncio.Task[None] | None = None
         self._commit_lock = asyncio.Lock()
+        self._telling: asyncio.Task[None] | None = None
+        self._generation = 0
 
     @property
     def epoch(self) -> int:
@@ -173,7 +176,19 @@ class Membership:
             if outcome is Committed.DONE and epoch == self.epoch:
                 for partition, offset in offsets.items():
                     self.ledger.committed(partition, offset)
+                self._telling = asyncio.create_task(self._tell(offsets))
             return outcome
+
+    async def told(self) -> None:
+        """Return when the handler has been told of all commits."""
+        if self._telling is not None:
+            await self._telling
+
+    async def _tell(self, offsets: Mapping[Partition, int]) -> None:
+        try:
+            await self.drive.solo.call(self._handler.committed, offsets)
+        except Exception as error:
+            self.drive.fail(error)
 
     async def commit_all(self, seconds: float) -> None:
         """Commit, trying again for a while if the coordinator is away."""
@@ -184,9 +199,10 @@ class Membership:
 
     # Partitions come and go
 
-    def assign(self, partitions: set[Partition]) -> None:
+    def assign(self, partitions: set[Partition], generation: int) -> None:
         """Take on partitions, in the background; all others are gone."""
         self._forget()
+        self._generation = generation
         self._assigned = set(partitions)
         if partitions:
             reason = f"taking on {len(partitions)} partition(s)"
@@ -257,8 +273,17 @@ class Membership:
         try:
             committed, floor = await self._persist(lambda: self._commits(lost))
             self._told = True
-            asked = await self.drive.solo.call(self._handler.assigned, committed)
+            asked = await self._ask(committed)
             starts = {x: max(asked.get(x, y), floor.get(x, 0)) for x, y in committed.items()}
+            for partition, offset in asked.items():
+                if offset < starts[partition]:
+                    log.warning(
+                        "the log begins after the state that is to be restored: records between "
+                        "them are gone, and missing in the state; lengthen the topic's retention",
+                        partition=f"{partition.topic}/{partition.number}",
+                        state=offset,
+                        log=starts[partition],
+                    )
             await self._persist(lambda: self.thread.start_at(starts, epoch))
             if epoch != self.epoch:
                 return
@@ -270,6 +295,17 @@ class Membership:
             log.info("reading", partitions=len(starts))
         except Exception as error:
             self.drive.fail(error)
+
+    async def _ask(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
+        """Ask the handler where to begin, until it can tell."""
+        for pause in pauses():
+            try:
+                assigned = self._handler.assigned
+                return await self.drive.solo.call(assigned, committed, self._generation)
+            except SetupError as error:
+                self._health.wait("assignment", f"cannot restore state: {error}")
+                await asyncio.sleep(pause)
+        raise AssertionError  # pauses never end
 
     async def _persist(self, work: Callable[[], Awaitable[T]]) -> T:
         """Ask the broker, again and again until it answers."""
@@ -284,18 +320,22 @@ class Membership:
     async def _commits(
         self, lost: frozenset[Partition]
     ) -> tuple[dict[Partition, int], dict[Partition, int]]:
-        """Return the commit of every partition, and the first offset in the log of lost ones.
+        """Return the commit of every partition, and the first offset in the log at or before it.
 
-        A commit outside the log counts as one at its first record.
+        A commit of a ``lost`` one outside the log counts as one at its first record.
         """
         if not self._assigned:
             return {}, {}
         committed = await self.thread.committed(self._assigned, self._reset)
-        bounds = await self.thread.bounds(lost) if lost else {}
-        for partition, (first, end) in bounds.items():
+        bounds = await self.thread.bounds(self._assigned)
+        for partition in lost:
+            first, end = bounds[partition]
             if not first <= committed[partition] <= end:
                 committed[partition] = first
-        return committed, {partition: first for partition, (first, _) in bounds.items()}
+        floor = {
+            partition: min(first, committed[partition]) for partition, (first, _) in bounds.items()
+        }
+        return committed, floor
 
     async def _restart(self, lost: frozenset[Partition]) -> None:
         """Begin anew where positions have left the log; the other partitions go on."""

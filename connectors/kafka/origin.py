@@ -15,6 +15,8 @@ HEADER = "eddy-origin"
 LAYOUT = struct.Struct(">BiQ")
 VERSION = 1
 
+MAX_OFFSET = 2**63 - 1
+
 
 def encode_origin(origin: Origin) -> bytes:
     """Return the header's value: 13 bytes and the topic's name."""
@@ -33,6 +35,9 @@ def decode_origin(data: bytes) -> Origin:
         msg = f"not an {HEADER} header of version {VERSION}: {data[:32].hex()}"
         raise ValueError(msg)
     _, partition, offset = LAYOUT.unpack_from(data)
+    if partition < 0 or offset > MAX_OFFSET:
+        msg = f"no partition {partition} has an offset {offset}: not an {HEADER} header of ours"
+        raise ValueError(msg)
     return Origin(data[LAYOUT.size :].decode(), partition, offset)
 
 

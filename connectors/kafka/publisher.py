@@ -96,7 +96,8 @@ class Publisher:
         Raises
         ------
         DataError
-            If a message is larger than its topic takes. All others are published.
+            If a message is larger than its topic takes. Those after it in its partition are not
+            published either: nobody shall find them there and believe that it is there too.
         """
         async with self._lock:
             left = list(outputs)
@@ -221,7 +222,8 @@ class Publisher:
             reason = f"cannot publish to {lane.topic}: {lane.error!r}"
             self._health.wait("publish", reason)
         elif lane.batch == 1:
-            refused.append(lane.outputs.pop(0))
+            refused.append(lane.outputs[0])
+            lane.outputs.clear()
         else:
             self._batch_bytes = max(1, self._batch_bytes // 4)
             log.warning("smaller batches", topic=lane.topic, bytes=self._batch_bytes)

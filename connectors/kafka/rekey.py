@@ -61,13 +61,17 @@ class Rekeyer:
     topic
         Where to write.
     keys_of
-        Tells the entity keys of a fetch. A record without one is passed on unchanged, under the
-        key it has, so that the next stage finds out and says what is wrong with it.
+        Tells the entity keys of a fetch. A record without one is passed on under the key it has,
+        or else that of its partition, so that the next stage finds out and says what is wrong
+        with it. Whenever it is written again, after a crash, it goes to the same partition.
 
     Notes
     -----
     The timestamp, the value and other facts of a record stay; the header ``eddy-origin`` tells
     where it was first read. A tombstone has no value to decode and is dropped.
+
+    The records of a partition are written in its order, those of one key to one partition, and
+    none is left out, so that a reader can tell what was written again after a crash.
     """
 
     def __init__(self, topic: str, keys_of: KeysOf) -> None:
@@ -161,14 +165,19 @@ class Rekeyer:
         value = fetch.values[row]
         if value is None:
             return None
+        topic, number = fetch.partition
         key = held.keys[row]
-        if fetch.origins is not None:
-            origin = fetch.origins[row]
-        else:
-            origin = Origin(*fetch.partition, int(fetch.offsets[row]))
+        if key is None:
+            key = fetch.keys[row]
+        if key is None:
+            key = f"{topic}/{number}".encode()
+        origin = None if fetch.origins is None else fetch.origins[row]
+        if origin is None or origin.topic == topic:
+            # a record cannot have been rewritten from the topic it is in: whoever says so errs
+            origin = Origin(topic, number, int(fetch.offsets[row]))
         return Output(
             self._topic,
-            fetch.keys[row] if key is None else key,
+            key,
             value,
             int(fetch.timestamps[row]) // NS_PER_MS,
             ((HEADER, encode_origin(origin)),),

@@ -63,8 +63,8 @@ class Group(Protocol):
         """Publish and commit what is under way, then give up all partitions."""
         ...
 
-    def assign(self, partitions: set[Partition]) -> None:
-        """Take on partitions, in the background."""
+    def assign(self, partitions: set[Partition], generation: int) -> None:
+        """Take on partitions in a generation of the group, in the background."""
         ...
 
     async def commit(self) -> Committed:
@@ -158,7 +158,7 @@ class Consumer(driver.Consumer):
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Take note of an empty assignment, for which faust seeks nothing."""
         if not assigned:
-            self.group.assign(set())
+            self.group.assign(set(), generation_id)
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
@@ -167,7 +167,8 @@ class Consumer(driver.Consumer):
         Faust allows this method a limited time, after which it would never resume. So it only
         starts the work; nothing is fetched from a partition before its position is set.
         """
-        self.group.assign({Partition(x.topic, x.partition) for x in self.assignment()})
+        partitions = {Partition(x.topic, x.partition) for x in self.assignment()}
+        self.group.assign(partitions, self.app.consumer_generation_id)
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commit by our own books."""

@@ -236,6 +236,7 @@ class KafkaWorker:
                 if drive.failure is None:
                     await drive.finish()
                 await self._members.commit_all(DRAIN_SECONDS)
+                await self._members.told()
                 self._drained = True
         except TimeoutError:
             log.warning("stopping with work under way: it is read again", why=self._health.reason)

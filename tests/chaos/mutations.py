@@ -12,6 +12,7 @@ from typing import Any
 
 from agents.cli import main
 from agents.decide import Decider
+from agents.recovery import Recovery
 from agents.serve import PipelineHandler
 from connectors.base import Partition
 from connectors.kafka.drive import Drive
@@ -46,37 +47,29 @@ def commit_before_publish() -> None:
 
 
 def no_restore() -> None:
-    """Begin every partition at its commit, with no state.
+    """Begin every partition at its commit, with no state."""
 
-    HOOK(checkpoints): this replaces the whole of ``PipelineHandler.assigned``. Should what it
-    keeps per partition grow, forget that here too.
-    """
+    def restore(self: Recovery, partition: Partition, committed: int) -> int:
+        return committed
 
-    def assigned(
-        self: PipelineHandler, committed: Mapping[Partition, int]
-    ) -> Mapping[Partition, int]:
-        self.pipeline.drop(list(committed))
-        for partition in committed:
-            self._done.pop(partition, None)
-        return {}
-
-    PipelineHandler.assigned = assigned  # type: ignore[method-assign]
+    Recovery._restore = restore  # type: ignore[method-assign]
 
 
 def suppress_one_too_many() -> None:
-    """Take the first record after the commit for one whose outputs are published.
+    """Take the first record after the commit for one whose outputs are published."""
+    right = Recovery.begin
 
-    HOOK(checkpoints): suppression follows from the offsets that ``PipelineHandler.assigned`` is
-    given. Should it be decided elsewhere, move the mistake there.
-    """
-    right = PipelineHandler.assigned
+    def begin(
+        self: Recovery,
+        committed: Mapping[Partition, int],
+        kept: Mapping[Partition, int],
+        generation: int,
+    ) -> dict[Partition, int]:
+        starts = right(self, committed, kept, generation)
+        self._until |= {partition: committed[partition] + 1 for partition in starts}
+        return starts
 
-    def assigned(
-        self: PipelineHandler, committed: Mapping[Partition, int]
-    ) -> Mapping[Partition, int]:
-        return right(self, {partition: offset + 1 for partition, offset in committed.items()})
-
-    PipelineHandler.assigned = assigned  # type: ignore[method-assign]
+    Recovery.begin = begin  # type: ignore[method-assign]
 
 
 def calibrate_per_batch() -> None:
@@ -95,13 +88,14 @@ def calibrate_per_batch() -> None:
 
 
 def swap_without_barrier() -> None:
-    """Let a new model speak at once, whatever is still under way."""
+    """Let a new model speak at once: nothing is drained, committed or noted in a checkpoint."""
     right = PipelineHandler.follow_models
 
     def follow(self: PipelineHandler, key: bytes | None, value: bytes | None, offset: int) -> None:
         right(self, key, value, offset)
-        if self.wants_barrier():
-            self.barrier({})
+        wanted, self._wanted = self._wanted, {}
+        for (stream, route), artefact_id in wanted.items():
+            self.pipeline.apply(stream, route, self._registry.load(stream, route, artefact_id))
 
     PipelineHandler.follow_models = follow  # type: ignore[method-assign]
 

@@ -75,6 +75,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     batch: int = 8192
     delivery: str = "at_least_once"
     faults: tuple[Fault, ...] = ()
+    checkpoint_seconds: int = 10
     mutation: str = ""
 
     @property
@@ -105,6 +106,7 @@ def make(seed: int) -> Schedule:
         batch=rng.choice((512, 8192)),
         delivery=DELIVERIES[seed // len(KINDS) % len(DELIVERIES)],
         faults=tuple(_faults(kind, rng)),
+        checkpoint_seconds=rng.choice((1, 3, 10)),
     )
 
 

@@ -117,5 +117,6 @@ def _document(schedule: Schedule, name: str, bootstrap: str, storage: Path) -> d
         "partitions": PARTITIONS,
         "scoring": {"batch": schedule.batch},
         "limits": {"message_bytes": LARGE},
+        "checkpoints": {"every": f"{schedule.checkpoint_seconds}s"},
         "streams": {STREAM: stream},
     }

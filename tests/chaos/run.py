@@ -117,7 +117,7 @@ def _disturb(schedule: Schedule, stage: Stage) -> list[Happened]:
     """
     places = [fault.at for fault in schedule.faults]
     happened = []
-    for fault, following in zip(schedule.faults, [*places[1:], 1 - HELD_BACK], strict=True):
+    for fault, following in zip(schedule.faults, [*places, 1 - HELD_BACK][1:], strict=True):
         stage.feeder.let(fault.at)
         _need(stage.feeder.await_sent(fault.at, FEED_SECONDS), "the records are not sent")
         stage.feeder.let(following)

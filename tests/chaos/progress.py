@@ -15,6 +15,8 @@ from tests.chaos.schedule import PARTITIONS
 
 LOOK_SECONDS = 0.2
 IDLE_SECONDS = 1.0
+# a commit that was on its way when a fault came is no progress since then
+UNDER_WAY_SECONDS = 0.5
 
 
 class Sample(NamedTuple):
@@ -78,7 +80,7 @@ class Progress:
 
         A partition that has nothing left to do needs no progress.
         """
-        after = [x for x in self.samples if x.began >= since]
+        after = [x for x in self.samples if x.began >= since + UNDER_WAY_SECONDS]
         if not after:
             return None
         before = after[0].committed

@@ -26,6 +26,7 @@ from tests.chaos.schedule import NODES, PARTITIONS, Schedule
 from tests.test_cli import eddy
 
 STREAM = "payments"
+ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def prepare(
     file.write_bytes(msgspec.json.encode(_document(schedule, name, workers_bootstrap, storage)))
     past.write_bytes(b"\n".join(history(schedule.seed)))
     config = load_pipeline(file)
-    ensure_topics(Kafka(bootstrap=bootstrap, replication=NODES), pipeline_topics(config))
+    _create_topics(config, Kafka(bootstrap=bootstrap, replication=NODES))
     fitted = eddy("fit", file, "-i", past)
     if fitted.returncode:
         raise RuntimeError(fitted.stderr)
@@ -92,6 +93,18 @@ def second_model(setting: Setting, seed: int) -> Model:
     )
     records = Decoder(STREAM, stream, setting.config.limits)(fetch).records
     return fit_route(STREAM, stream, stream.routes[0], build_history(stream, [records]), seed=1)
+
+
+def _create_topics(config: Config, kafka: Kafka) -> None:
+    """Create the topics, asking again while some broker has not heard of all of them."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            ensure_topics(kafka, pipeline_topics(config))
+        except KeyError:
+            if attempt == ATTEMPTS:
+                raise
+        else:
+            return
 
 
 def _document(schedule: Schedule, name: str, bootstrap: str, storage: Path) -> dict[str, Any]:

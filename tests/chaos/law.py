@@ -163,8 +163,14 @@ def _requests(
     _ids(verdict, "request", wanted, found)
     for name in wanted.keys() & found.keys():
         times = {request.requested_at for request in wanted[name]}
-        if {request.requested_at for request in found[name]} != times:
-            _add(verdict, "request differs", name, found[name][-1].detail)
+        differ = times ^ {request.requested_at for request in found[name]}
+        if differ:
+            told = [
+                request
+                for request in [*wanted[name], *found[name]]
+                if request.requested_at in differ
+            ]
+            _add(verdict, "request differs", name, f"one of the two lacks {told}")
 
 
 def _ids(

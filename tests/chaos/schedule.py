@@ -1,0 +1,136 @@
+"""What happens in a run, and when: a function of the seed."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+
+PARTITIONS = 4
+WORKERS = 3
+NODES = 3
+
+KINDS = (
+    "none",
+    "kill",
+    "restart",
+    "zombie",
+    "broker",
+    "leader",
+    "stall",
+    "full",
+    "away",
+    "truncate",
+    "poison",
+    "swap",
+    "corrupt",
+    "mixed",
+)
+"""What disturbs a run; seed modulo their number chooses. See :mod:`tests.chaos.faults`."""
+
+DELIVERIES = ("at_least_once",)
+"""What the workers offer; each is used by every second schedule, or third, and so on."""
+
+MIXABLE = ("kill", "restart", "zombie", "broker", "stall", "full", "poison", "swap")
+
+WINDOWS: tuple[dict[str, Any], ...] = (
+    {"kind": "sliding", "size": 8},
+    {"kind": "sliding", "size": 4, "stride": 2},
+    {"kind": "tumbling", "length": "2m"},
+    {"kind": "session", "gap": "1m", "size": 16},
+)
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """One disturbance.
+
+    ``at`` is the share of the records that have been sent when it comes; ``seconds`` how long it
+    stays, for those that do not wait for something. ``node`` 0 means all of them.
+    """
+
+    kind: str
+    at: float
+    worker: int = 0
+    node: int = 1
+    partition: int = 0
+    seconds: float = 0.0
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True):
+    """One run: the records, the pipeline, and the faults in their order.
+
+    ``pace`` is in records a second; ``mutation`` names a deliberate mistake in the workers.
+    """
+
+    name: str
+    seed: int
+    kind: str
+    records: int
+    pace: int
+    window: dict[str, Any]
+    detector: str
+    key: str = "card"
+    drift: bool = False
+    batch: int = 8192
+    delivery: str = "at_least_once"
+    faults: tuple[Fault, ...] = ()
+    checkpoint_seconds: int = 10
+    mutation: str = ""
+
+    @property
+    def breaks_brokers(self) -> bool:
+        """Whether the cluster is a used one afterwards."""
+        return any(fault.kind in {"broker", "leader"} for fault in self.faults)
+
+
+def make(seed: int) -> Schedule:
+    """Return the schedule of a seed."""
+    rng = random.Random(f"chaos {seed}")
+    kind = KINDS[seed % len(KINDS)]
+    # each kind of fault meets each kind of window
+    window = WINDOWS[(seed + seed // len(KINDS)) % len(WINDOWS)]
+    stateless = window["kind"] == "sliding" and rng.random() < 0.15
+    if stateless:  # each record by itself: what is left of state is calibration and accounts
+        window = {"kind": "sliding", "size": 1}
+    return Schedule(
+        name=f"seed-{seed:04d}",
+        seed=seed,
+        kind=kind,
+        records=20_000 + 1_000 * rng.randrange(11),
+        pace=rng.choice((600, 800)),
+        window=window,
+        detector=rng.choice(("pca", "pca", "knn")) if window["kind"] == "sliding" else "pca",
+        key="none" if stateless else "card",
+        drift=rng.random() < 0.3,
+        batch=rng.choice((512, 8192)),
+        delivery=DELIVERIES[seed // len(KINDS) % len(DELIVERIES)],
+        faults=tuple(_faults(kind, rng)),
+        checkpoint_seconds=rng.choice((1, 3, 10)),
+    )
+
+
+def _faults(kind: str, rng: random.Random) -> list[Fault]:
+    if kind == "none":
+        return []
+    if kind == "mixed":
+        kinds = rng.sample(MIXABLE, 3)
+        return [fault(k, rng, 0.15 + 0.2 * i) for i, k in enumerate(kinds)]
+    if kind == "swap":
+        kind = rng.choice(("swap", "swapped"))
+    faults = [fault(kind, rng, rng.uniform(0.2, 0.5))]
+    if kind in {"kill", "truncate"}:
+        faults.append(fault(kind, rng, rng.uniform(0.55, 0.7)))
+    return faults
+
+
+def fault(kind: str, rng: random.Random, at: float) -> Fault:
+    """Draw the particulars of a fault."""
+    return Fault(
+        kind=kind,
+        at=round(at, 3),
+        worker=rng.randrange(WORKERS),
+        node=rng.randrange(0 if kind == "stall" else 1, NODES + 1),
+        partition=rng.randrange(PARTITIONS),
+        seconds=round(rng.uniform(4.0, 16.0), 1),
+    )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import pyarrow as pa
 
 from agents.archiving import quarantine_archive, record_archive
 from agents.judge import Result
+from agents.patience import patiently
 from connectors.archive import Archive
 from connectors.base import Partition
 from connectors.storage import Storage
@@ -23,8 +25,8 @@ _Rows = dict[tuple[Archive, Partition], list[pa.Table]]
 class Archiver:
     """Gathers rows and writes them as files of at least ``ROWS``, or after ``SECONDS``.
 
-    One write is under way at a time: who gathers faster than the storage takes it, waits. An
-    error of the storage is raised by the next call.
+    One write is under way at a time: who gathers faster than the storage takes it, waits, also for
+    one that is away.
 
     Parameters
     ----------
@@ -92,7 +94,7 @@ class Archiver:
             del self._rows[place]
 
     def _settle(self) -> None:
-        """Wait for the write under way, and raise what went wrong with it."""
+        """Wait for the write under way."""
         written, self._written = self._written, None
         if written is not None:
             written.result()
@@ -100,4 +102,5 @@ class Archiver:
 
 def _write(rows: _Rows) -> None:
     for (archive, partition), tables in rows.items():
-        archive.append(partition, pa.concat_tables(tables))
+        write = partial(archive.append, partition, pa.concat_tables(tables))
+        patiently(write, f"archive of {partition.topic}/{partition.number}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from agents.patience import patiently
 from agents.snapshot import State, pack, unpack
 from connectors.base import Partition
 from connectors.checkpoints import Checkpoints, Place
@@ -138,6 +139,11 @@ class Checkpointer:
         course = self._courses[partition]
         course.taken = None
         self._writer.submit(self._write, course, offset, state).result()
+
+    def write_patiently(self, partition: Partition, offset: int, state: State) -> None:
+        """Write a checkpoint that nothing may go on without; wait for the storage if need be."""
+        where = f"checkpoint of {partition.topic}/{partition.number}"
+        patiently(lambda: self.write(partition, offset, state), where)
 
     def behind(self, partition: Partition, offset: int) -> bool:
         """Tell whether the newest checkpoint of a partition is an older one."""

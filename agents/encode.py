@@ -20,6 +20,8 @@ from detectors.windows import GAP
 from schemas.config import Stream
 
 DAY = 86_400 * 10**9
+LARGEST = 1e30
+"""Size at which numbers are cut off: beyond some more of it float32 is infinite."""
 
 
 def feature_names(stream: Stream) -> tuple[list[str], list[str]]:
@@ -83,10 +85,9 @@ class Encoder:
         codes = [cache(c) for cache, c in zip(self._codes, records.categories, strict=True)]
         codes += [self._matcher.codes(lines) for lines in records.texts]
         n = len(records)
+        num = np.stack(columns, axis=1) if columns else np.empty((n, 0))
         return Features(
-            np.stack(columns, axis=1).astype(np.float32)
-            if columns
-            else np.empty((n, 0), dtype=np.float32),
+            np.clip(num, -LARGEST, LARGEST).astype(np.float32),
             np.stack(codes, axis=1) if codes else np.empty((n, 0), dtype=np.int32),
         )
 

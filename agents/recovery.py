@@ -8,11 +8,13 @@ lead to has been published before, and is dropped.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import structlog
 
 from agents.checkpointer import Checkpointer
+from agents.patience import patiently
 from agents.pipeline import Pipeline
 from agents.registry import Registry
 from agents.snapshot import State
@@ -81,6 +83,11 @@ class Recovery:
         self._models.clear()
         return starts
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a partition is not back at its commit yet."""
+        return bool(self._until)
+
     def split(self, fetches: Sequence[Fetch]) -> tuple[list[Fetch], list[Fetch]]:
         """Tell records that lie before the commit, and are processed again, from new ones."""
         if not self._until:
@@ -107,7 +114,7 @@ class Recovery:
                 continue
             del self._until[partition]
             if partition in self._bare:
-                self._first_checkpoint(partition, until)
+                patiently(partial(self._first_checkpoint, partition, until), "first checkpoint")
             log.info("back where it was", topic=partition.topic, partition=partition.number)
 
     def _restore(self, partition: Partition, committed: int) -> int:
@@ -138,9 +145,9 @@ class Recovery:
 
     def _first_checkpoint(self, partition: Partition, offset: int) -> None:
         """Note the models by which the first outputs are made, before there are any."""
-        self._bare.discard(partition)
         self._pipeline.restart_account(partition)
         self._checkpointer.write(partition, offset, self._pipeline.snapshot(partition))
+        self._bare.discard(partition)
 
     def _named(self, partition: Partition, state: State) -> dict[str, Model]:
         """Load the models that a checkpoint names, each once."""

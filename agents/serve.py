@@ -140,8 +140,9 @@ class PipelineHandler(Handler):
         return None
 
     def wants_barrier(self) -> bool:
-        """Tell whether a new model waits to speak."""
-        return bool(self._wanted)
+        """Tell whether a new model waits to speak; nothing changes before a commit again."""
+        coming_back = self._recovery is not None and self._recovery.under_way
+        return bool(self._wanted) and not coming_back
 
     def barrier(self, positions: Mapping[Partition, int]) -> Batch:
         """Let new models speak: everything before ``positions`` was judged by the old ones.
@@ -159,10 +160,11 @@ class PipelineHandler(Handler):
             at = {f"{p.topic}/{p.number}": offset for p, offset in positions.items()}
             log.info("new model speaks", stream=stream, route=route, model=artefact_id, at=at)
         if self._recovery is not None:
-            for partition, offset in self._done.items():
-                if offset == self._committed.get(partition):
-                    snapshot = self.pipeline.snapshot(partition)
-                    self._checkpointer.write(partition, offset, snapshot)
+            self._archiver.flush()
+            self._committed.update(positions)
+            for partition, offset in positions.items():
+                snapshot = self.pipeline.snapshot(partition)
+                self._checkpointer.write_patiently(partition, offset, snapshot)
         return Batch(self._accounts())
 
     def revoked(self, partitions: Sequence[Partition]) -> None:

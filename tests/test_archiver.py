@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
+import structlog
 
 from agents.archiver import ROWS, SECONDS, Archiver
 from agents.archiving import record_archive
 from agents.judge import Result
 from connectors.base import Partition
 from connectors.storage import Storage
-from schemas.errors import SetupError
+from tests.kafka_support import eventually
 from tests.pipelines import config, fetch, fitted, payments
 
 
@@ -68,12 +69,19 @@ def test_rows_are_written_when_they_have_waited_or_are_many(tmp_path: Path) -> N
     assert rows(many) == list(range(40))
 
 
-def test_an_error_of_the_storage_is_raised_by_the_next_call(tmp_path: Path) -> None:
+def test_a_storage_that_is_away_is_waited_for(tmp_path: Path) -> None:
     archiver = Archiver(Storage(tmp_path), ["payments"], writer(), Clock())
-    (tmp_path / "archive").write_text("a file where a folder belongs")
+    obstacle = tmp_path / "archive"
+    obstacle.write_text("a file where a folder belongs")
     archiver.keep(kept())
-    with pytest.raises(SetupError, match="archive"):
-        archiver.flush()
+    with structlog.testing.capture_logs() as logs:
+        flushing = threading.Thread(target=archiver.flush)
+        flushing.start()
+        assert eventually(lambda: [x["event"] for x in logs] == ["waiting for the storage"] * 2)
+        assert flushing.is_alive()
+        obstacle.unlink()
+        flushing.join(30)
+    assert rows(tmp_path) == list(range(20))
 
 
 def test_the_rows_of_one_partition_can_go_first(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def ensure_topics(config: Kafka, topics: Mapping[str, TopicSpec]) -> TopicReport
                 report.created.append(name)
         if topics:
             admin.wait_for_topics(list(topics), timeout_ms=READY_MS)
-        found = _described(admin, list(topics))
+        found = _all_described(admin, config, list(topics))
     for name, spec in topics.items():
         if found[name] != spec.partitions:
             report.mismatched[name] = (found[name], spec.partitions)
@@ -216,6 +216,21 @@ def _create(admin: KafkaAdminClient, name: str, spec: TopicSpec, replication: in
 def _as_kafka(topic_id: str) -> str:
     """Write a UUID as Kafka does: base64 in letters that files and URLs may have, unpadded."""
     return base64.urlsafe_b64encode(uuid.UUID(topic_id).bytes).decode().rstrip("=")
+
+
+def _all_described(admin: KafkaAdminClient, config: Kafka, topics: list[str]) -> dict[str, int]:
+    """Describe topics that have just been made: a node may not have heard of them yet."""
+    end = time.monotonic() + READY_MS / 1000
+    for pause in pauses():
+        found = _described(admin, topics)
+        missing = sorted(set(topics) - found.keys())
+        if not missing:
+            return found
+        if time.monotonic() + pause > end:
+            msg = f"{config.bootstrap} does not show {missing[0]!r}, which was made: try again"
+            raise SetupError(msg)
+        time.sleep(pause)
+    raise AssertionError  # pauses never end
 
 
 def _described(admin: KafkaAdminClient, topics: list[str]) -> dict[str, int]:

@@ -1,0 +1,184 @@
+"""A handler that takes a partition over goes on as its predecessor would have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.fitting import build_history, fit_route
+from agents.registry import Registry
+from agents.serve import PipelineHandler
+from connectors.base import Output, Partition
+from connectors.kafka.admin import Identity
+from connectors.storage import Storage
+from detectors.model import Model
+from schemas.config import Pipeline as Config
+from tests.pipelines import config, fetch, fitted, payments
+
+PLACE = Partition("payments", 0)
+RECORDS = payments(3000, seed=5)
+STEP = 500
+
+
+def identity(topics: Iterable[str]) -> Identity:
+    return Identity("cluster", dict.fromkeys(topics, "topic-id"))
+
+
+def made(**changes: Any) -> Config:
+    return config(emit="all", drift={"enabled": False}, **changes)
+
+
+def model(seed: int) -> Model:
+    """A model of its own for each seed."""
+    stream = made().streams["payments"]
+    decoder = fitted(made()).decoders["payments"]
+    records = decoder(fetch(list(payments(2000, seed=seed)))).records
+    return fit_route("payments", stream, stream.routes[0], build_history(stream, [records]))
+
+
+class Worker:
+    """What the Kafka worker does with its handler, without Kafka."""
+
+    def __init__(self, folder: Path, settings: Config | None = None) -> None:
+        self.clock = 0.0
+        self.handler = PipelineHandler(
+            settings or made(), Storage(folder), identify=identity, now=lambda: self.clock
+        )
+
+    def take_on(self, committed: int, generation: int = 1) -> int:
+        starts = self.handler.assigned({PLACE: committed}, generation)
+        return starts.get(PLACE, committed)
+
+    def feed(self, first: int, end: int, *, checkpoint: bool = False) -> list[Output]:
+        """Process records and commit them; with a checkpoint, if one is asked for."""
+        self.clock += 100.0 * checkpoint
+        batch = self.handler.process([fetch(list(RECORDS[first:end]), first=first)])
+        self.handler.committed(batch.positions)
+        # what is written beside the work is on the storage when the writer's next turn comes
+        self.handler._checkpointer._writer.submit(lambda: None).result()
+        return [o for o in batch.outputs if o.topic == "payments.scored"]
+
+
+def scored(outputs: Iterable[Output]) -> list[bytes]:
+    """Events without what depends on the clock."""
+    return [o.value.partition(b'"processed_at"')[0] for o in outputs]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    registry = Registry(Storage(tmp_path))
+    registry.promote("payments", "pca", registry.save(model(seed=1)))
+    return tmp_path
+
+
+def undisturbed(storage: Path) -> list[bytes]:
+    worker = Worker(storage.with_name("other"))
+    worker.handler.pipeline.apply("payments", "pca", model(seed=1))
+    worker.take_on(0)
+    return scored(o for at in range(0, 3000, STEP) for o in worker.feed(at, at + STEP))
+
+
+def test_a_successor_goes_on_where_the_commit_is(storage: Path) -> None:
+    first = Worker(storage)
+    assert first.take_on(0) == 0
+    seen = first.feed(0, 1000, checkpoint=True) + first.feed(1000, 1500)
+    second = Worker(storage)
+    assert second.take_on(1500, generation=2) == 1000
+    assert second.feed(1000, 1200) == []  # published before
+    seen += second.feed(1200, 2000)  # of which 1200 to 1500 were
+    seen += second.feed(2000, 3000)
+    assert scored(seen) == undisturbed(storage)
+    [account] = second.handler.pipeline.accounts()
+    assert (account.first_offset, account.records_in, account.windowed) == (0, 3000, 3000)
+
+
+def test_a_kept_state_is_good_only_at_the_commit(storage: Path) -> None:
+    worker = Worker(storage)
+    worker.take_on(0)
+    worker.feed(0, 1000, checkpoint=True)
+    worker.feed(1000, 1500)
+    assert worker.take_on(1500, generation=2) == 1500
+    worker.feed(1500, 1600)  # and this commit is not known to the group:
+    assert worker.take_on(1500, generation=3) == 1000
+
+
+def test_a_model_waits_until_the_partition_is_back(storage: Path) -> None:
+    first = Worker(storage)
+    first.take_on(0)
+    seen = first.feed(0, 1000, checkpoint=True) + first.feed(1000, 1500)
+    registry, other = Registry(Storage(storage)), model(seed=2)
+    registry.promote("payments", "pca", registry.save(other))
+
+    second = Worker(storage)
+    second.take_on(1500, generation=2)
+    assert not second.handler.wants_barrier()
+    second.feed(1000, 1500)
+    assert second.handler.wants_barrier()
+    second.handler.barrier({PLACE: 1500})
+    seen += second.feed(1500, 2000)
+
+    # the checkpoint that names it was there before the first window that it judged
+    third = Worker(storage)
+    assert third.take_on(1500, generation=3) == 1500
+    assert not third.handler.wants_barrier()
+    assert scored(third.feed(1500, 2000)) == scored(seen[-500:])
+    seen += third.feed(2000, 3000)
+
+    expected = Worker(storage.with_name("other"))
+    expected.handler.pipeline.apply("payments", "pca", model(seed=1))
+    expected.take_on(0)
+    wanted = expected.feed(0, 1500)
+    expected.handler.pipeline.apply("payments", "pca", other)
+    assert scored(seen) == scored(wanted + expected.feed(1500, 3000))
+
+
+def test_the_models_are_those_of_the_checkpoint(storage: Path) -> None:
+    worker = Worker(storage)
+    worker.take_on(0)  # nothing is processed yet, and still the model is noted
+    registry = Registry(Storage(storage))
+    registry.promote("payments", "pca", registry.save(model(seed=2)))
+    successor = Worker(storage)
+    assert successor.take_on(0, generation=2) == 0
+    events = scored(successor.feed(0, 500))
+    assert len(events) > 400
+    assert events == undisturbed(storage)[: len(events)]
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "emptied"])
+def test_a_damaged_checkpoint_is_passed_over(storage: Path, damage: str) -> None:
+    worker = Worker(storage)
+    worker.take_on(0)
+    worker.feed(0, 1000, checkpoint=True)
+    worker.feed(1000, 2000, checkpoint=True)
+    newest = max((storage / "checkpoints").rglob("0*-*"))
+    data = newest.read_bytes()
+    damaged = {"cut": data[:-20], "altered": data[:-20] + bytes(20), "emptied": b""}
+    newest.write_bytes(damaged[damage])
+    successor = Worker(storage)
+    assert successor.take_on(2000, generation=2) == 1000
+    assert successor.feed(1000, 2000) == []
+    assert scored(successor.feed(2000, 3000)) == undisturbed(storage)[-1000:]
+
+
+def test_without_a_checkpoint_some_records_are_read_again(storage: Path) -> None:
+    rewinding = made()
+    worker = Worker(storage, rewinding)
+    assert worker.take_on(2000) == 0  # fewer than the default
+    assert worker.feed(0, 2000) == []
+    events = worker.feed(2000, 2500)
+    assert len(events) == 500
+    [account] = worker.handler.pipeline.accounts()
+    assert (account.first_offset, account.records_in) == (2000, 500)
+    # a checkpoint was made at the commit, before the first event
+    assert Worker(storage).take_on(2000, generation=2) == 2000
+
+
+def test_a_checkpoint_of_another_configuration_is_passed_over(storage: Path) -> None:
+    worker = Worker(storage)
+    worker.take_on(0)
+    worker.feed(0, 1000, checkpoint=True)
+    changed = Worker(storage, made(duplicates_within=5))
+    assert changed.take_on(1000, generation=2) == 0

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from pathlib import Path
+
 import click
+import msgspec
 
 from agents.bench.latency import measure_latency
 from agents.bench.memory import ALLOWANCE, measure_memory
@@ -16,8 +20,19 @@ def bench() -> None:
     """Measure speed; medians and ratios of one run on one machine."""
 
 
+FOLDER = Path(".eddy/bench")
+
+
 def _say(text: str) -> None:
     click.echo(text, err=True)
+
+
+def _keep(name: str, found: msgspec.Struct) -> None:
+    """Write the result file; one a day and bench, the last one of the day stays."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path = FOLDER / f"{name}-{datetime.now(UTC).date()}.json"
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+    _say(f"kept in {path}")
 
 
 @bench.command()
@@ -32,6 +47,7 @@ def throughput(records: int, repeats: int, as_json: bool) -> None:
       eddy bench throughput --json
     """  # noqa: D301 (click keeps the lines after a real backspace as they are)
     found = measure_throughput(records, repeats, _say)
+    _keep("throughput", found)
     if as_json:
         echo_json(found)
         return
@@ -56,6 +72,7 @@ def latency(rate: int, seconds: int, as_json: bool) -> None:
       eddy bench latency --rate 10000
     """  # noqa: D301
     found = measure_latency(rate, seconds, _say)
+    _keep("latency", found)
     if as_json:
         echo_json(found)
         return
@@ -78,6 +95,7 @@ def memory(keys: int, as_json: bool) -> None:
       eddy bench memory --keys 100000
     """  # noqa: D301
     found = measure_memory(keys)
+    _keep("memory", found)
     if as_json:
         echo_json(found)
         return
@@ -99,6 +117,7 @@ def scoring(windows: int, repeats: int, as_json: bool) -> None:
       eddy bench scoring --windows 8192
     """  # noqa: D301
     found = measure_scoring(windows, repeats)
+    _keep("scoring", found)
     if as_json:
         echo_json(found)
         return

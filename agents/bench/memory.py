@@ -15,6 +15,7 @@ from agents.bench.machine import machine
 from agents.bench.subject import NUMBERS, SIZE, STREAM, TOPIC, document, make_messages
 from agents.pipeline import Pipeline
 from connectors.base import Fetch, Partition
+from connectors.kafka.allocator import give_back_large_arrays
 from schemas.parse import parse_pipeline
 
 FETCH = 10_000
@@ -48,6 +49,7 @@ def measure_memory(keys: int) -> Memory:
 
 
 def _measure(keys: int) -> Memory:
+    give_back_large_arrays()  # as a worker with a process of its own does
     made = document("anomalies", "unused:9092", "unused")
     made["streams"][STREAM]["archive"] = False  # archived rows wait for the writer, not here
     pipeline = Pipeline(parse_pipeline(made), time.time_ns)

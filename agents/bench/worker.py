@@ -17,6 +17,7 @@ import msgspec
 from agents.serve import PipelineHandler
 from connectors.base import Fetch
 from connectors.kafka.admin import identify
+from connectors.kafka.allocator import give_back_large_arrays
 from connectors.kafka.collector import collect_rarely
 from connectors.kafka.handler import Batch
 from connectors.kafka.worker import KafkaWorker
@@ -59,6 +60,7 @@ def main(path: str, records: int) -> None:
         deadline_seconds=int(config.scoring.deadline) / 1e9,
     )
     collect_rarely()  # as a worker with a process of its own does
+    give_back_large_arrays()
     runner = threading.Thread(target=worker.run, kwargs={"process": False})
     runner.start()
     handler.passed.wait()

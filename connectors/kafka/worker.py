@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from connectors.base import Partition
+from connectors.kafka.allocator import give_back_large_arrays
 from connectors.kafka.client import aiokafka_settings
 from connectors.kafka.collector import collect_rarely
 from connectors.kafka.drive import Drive
@@ -163,6 +164,7 @@ class KafkaWorker:
         self._loop = asyncio.get_running_loop()
         if process:
             collect_rarely()
+            give_back_large_arrays()
             for name in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(name, self._signalled)
         if self._stopping.is_set():

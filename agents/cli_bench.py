@@ -51,10 +51,11 @@ def throughput(records: int, repeats: int, as_json: bool) -> None:
     if as_json:
         echo_json(found)
         return
-    for name in ("faust_noop", "fetch_decode", "worker_anomalies", "worker_all"):
+    names = ("worker_anomalies", "worker_all", "worker_exactly_once")
+    for name in ("faust_noop", "fetch_decode", *names):
         value = getattr(found, name)
         click.echo(
-            f"{name:17} {value:>10,.0f} records/s  {value / found.faust_noop:6.1f} x faust_noop  "
+            f"{name:19} {value:>10,.0f} records/s  {value / found.faust_noop:6.1f} x faust_noop  "
             f"{value / found.fetch_decode:5.2f} x fetch_decode"
         )
     click.echo(f"{found.machine}; {found.records:,} records, medians of {found.repeats}")

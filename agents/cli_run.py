@@ -57,6 +57,7 @@ def run(config: Config, port: int) -> None:
         batch=config.scoring.batch,
         deadline_seconds=int(config.scoring.deadline) / 1e9,
         follow={topics.models: handler.follow_models},
+        exactly_once=config.delivery == "exactly_once",
     )
     workers = [worker]
     for name, stream in config.streams.items():

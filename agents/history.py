@@ -124,7 +124,7 @@ def _by_entity(config: Config, name: str, fetches: list[Fetch]) -> list[Fetch]:
     partitions = sorted({fetch.partition for fetch in fetches})
     stage = RekeyHandler(config, name, lambda: partitions)
     stage.assigned(dict.fromkeys(partitions, 0), 0)
-    rows = stage.process(fetches).outputs
+    rows = stage.process(fetches).merged
     numbers = partitions_of([row.key or b"" for row in rows], config.partitions)
     topic, dealt = Topics(config.name).keyed(name), []
     for number in range(config.partitions):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -42,7 +43,7 @@ class Result:
     Attributes
     ----------
     outputs
-        Messages to publish, those of one key in order.
+        Messages to publish, by the partition whose records they follow from, in order.
     positions
         The next offset of each partition, to be committed once the outputs are safe.
     archive
@@ -51,7 +52,7 @@ class Result:
         Which windows of theirs were anomalous.
     """
 
-    outputs: list[Output] = field(default_factory=list)
+    outputs: defaultdict[Partition, list[Output]] = field(default_factory=lambda: defaultdict(list))
     positions: dict[Partition, int] = field(default_factory=dict)
     archive: list[tuple[str, Partition, pa.Table]] = field(default_factory=list)
     quarantine: list[tuple[str, Partition, pa.Table]] = field(default_factory=list)
@@ -114,12 +115,13 @@ class Judge:
             verdicts = replace(verdicts, is_anomaly=verdicts.is_anomaly & ~windows.retracted)
         judged = self._named(scored, verdicts)
         incidents, suspect = gather(state, route, scored.model, judged)
-        result.outputs += map(self._envelope.incident, incidents)
+        outputs = result.outputs[state.partition]
+        outputs += map(self._envelope.incident, incidents)
         if state.stream.archive and suspect is not None:
             result.quarantine.append((state.name, state.partition, suspect))
         if self.observe is not None:
             self.observe(state, scored.label, judged)
-        result.outputs += scored_events(
+        outputs += scored_events(
             self._envelope.topics.scored(state.name),
             state.name,
             scored.label,
@@ -127,7 +129,7 @@ class Judge:
             self._clock(),
         )
         route.newest = max(route.newest, int(windows.end.max()))
-        result.outputs += map(self._envelope.incident, route.incidents.close_before(route.newest))
+        outputs += map(self._envelope.incident, route.incidents.close_before(route.newest))
         ledger = state.ledger
         ledger.scored += len(windows.firsts)
         ledger.incidents = sum(r.incidents.opened for r in state.routes.values())
@@ -159,7 +161,7 @@ class Judge:
             model_id=None,
             requested_at=time,
         )
-        result.outputs.append(self._envelope.request(request))
+        result.outputs[state.partition].append(self._envelope.request(request))
 
     def _named(self, scored: Scored, verdicts: Verdicts) -> Judged:
         """Give the windows that are to be published, and all revised ones, their ids."""
@@ -191,4 +193,4 @@ class Judge:
         for finding, time in scored.route.watcher(arrays(windows.firsts), scores):
             since = max(state.first_time or 0, model.description.data_from)
             request = drift_request(state.name, scored.label, model.model_id, finding, time, since)
-            result.outputs.append(self._envelope.request(request))
+            result.outputs[state.partition].append(self._envelope.request(request))

@@ -8,7 +8,7 @@ import numpy as np
 
 from agents.serve import PipelineHandler
 from agents.train import Trainer
-from connectors.base import Fetch, Output, Partition
+from connectors.base import Fetch, Output, Partition, flatten
 from connectors.memory import MemorySink
 from connectors.storage import Storage
 from schemas.config import Pipeline as Config
@@ -35,20 +35,20 @@ class LocalRuntime:
         """Process fetches; a new model that they lead to speaks from the next call on."""
         batch = self.handler.process(fetches)
         self._positions.update(batch.positions)
-        self._publish(batch.outputs)
+        self._publish(flatten(batch.outputs))
         if self.handler.wants_barrier():
-            self._publish(self.handler.barrier(self._positions).outputs)
+            self._publish(flatten(self.handler.barrier(self._positions).outputs))
 
     def finish(self) -> None:
         """Close windows and incidents, and write the last accounts."""
-        self._publish(self.handler.pipeline.finish().outputs)
-        self._publish(self.handler.stop().outputs)
+        self._publish(flatten(self.handler.pipeline.finish().outputs))
+        self._publish(flatten(self.handler.stop().outputs))
 
     def _publish(self, outputs: Sequence[Output]) -> None:
         self.sink.write(outputs)
         for output in outputs:
             if output.topic == self._topics.retrain:
-                self._publish(self.trainer.process([self._request(output)]).outputs)
+                self._publish(flatten(self.trainer.process([self._request(output)]).outputs))
             elif output.topic == self._topics.models:
                 self._offset += 1
                 self.handler.follow_models(output.key, output.value, self._offset)

@@ -189,7 +189,8 @@ class Pipeline:
                 continue
             state = self._state(fetch.partition)
             ingested = state.ingest(fetch)
-            result.outputs += map(self._envelope.dead_letter, ingested.dead_letters)
+            letters = map(self._envelope.dead_letter, ingested.dead_letters)
+            result.outputs[fetch.partition] += letters
             if self.observe is not None:
                 self.observe.saw(ingested.records, state.name)
             result.positions[fetch.partition] = int(fetch.offsets[-1]) + 1
@@ -208,7 +209,8 @@ class Pipeline:
         self._judge(pending, result)
         for state in self._states.values():
             for route in state.routes.values():
-                result.outputs += map(self._envelope.incident, route.incidents.finish())
+                incidents = map(self._envelope.incident, route.incidents.finish())
+                result.outputs[state.partition] += incidents
         return result
 
     def accounts(self) -> list[Account]:

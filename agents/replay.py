@@ -15,7 +15,7 @@ from agents.history import file_fetches
 from agents.judge import Result
 from agents.measure import Measure
 from agents.pipeline import Pipeline
-from connectors.base import Fetch, Sink
+from connectors.base import Fetch, Sink, flatten
 from schemas.config import Pipeline as Config
 
 
@@ -58,9 +58,10 @@ def replay(
 
     def take(result: Result) -> None:
         nonlocal requests
-        requests += sum(o.topic == pipeline.topics.retrain for o in result.outputs)
+        outputs = flatten(result.outputs)
+        requests += sum(o.topic == pipeline.topics.retrain for o in outputs)
         for sink in sinks:
-            sink.write(result.outputs)
+            sink.write(outputs)
 
     pipeline.observe = measure
     for batch in fetches:

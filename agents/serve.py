@@ -16,7 +16,7 @@ from agents.pipeline import Pipeline
 from agents.publish import Envelope
 from agents.recovery import Identify, Recovery
 from agents.registry import Registry
-from connectors.base import Fetch, Output, Partition
+from connectors.base import Fetch, Output, Partition, flatten
 from connectors.kafka.handler import Batch, Handler
 from connectors.storage import Storage
 from detectors.device import pick_device
@@ -105,7 +105,7 @@ class PipelineHandler(Handler):
     def process(self, fetches: list[Fetch]) -> Batch:
         """Take fetches through the pipeline; publish what is new."""
         began = self._now()
-        outputs: list[Output] = []
+        outputs: dict[Partition, list[Output]] = {}
         positions: dict[Partition, int] = {}
         fresh = fetches
         if self._recovery is not None:
@@ -114,14 +114,15 @@ class PipelineHandler(Handler):
                 self._take(again, positions)
             self._recovery.settle(again, fresh)
         if fresh:
-            outputs += self._take(fresh, positions)
-        if any(o.topic == self.pipeline.topics.retrain for o in outputs):
+            outputs = self._take(fresh, positions)
+        if any(o.topic == self.pipeline.topics.retrain for o in flatten(outputs)):
             self._archiver.flush()  # what the trainer will read must be there before its request
         self._checkpoint()
         if self._now() - self._accounted_at > ACCOUNT_SECONDS:
-            outputs += self._accounts()
+            for partition, account in self._accounts().items():
+                outputs.setdefault(partition, []).extend(account)
         if self._monitor is not None:
-            self._monitor.batch(fetches, outputs, self._now() - began)
+            self._monitor.batch(fetches, flatten(outputs), self._now() - began)
         return Batch(outputs, positions)
 
     def committed(self, offsets: Mapping[Partition, int]) -> None:
@@ -181,7 +182,9 @@ class PipelineHandler(Handler):
 
     # -- state --------------------------------------------------------------------------------
 
-    def _take(self, fetches: list[Fetch], positions: dict[Partition, int]) -> list[Output]:
+    def _take(
+        self, fetches: list[Fetch], positions: dict[Partition, int]
+    ) -> dict[Partition, list[Output]]:
         result = self.pipeline.process(fetches)
         positions.update(result.positions)
         self._done.update(result.positions)
@@ -235,6 +238,9 @@ class PipelineHandler(Handler):
         elif route not in self.pipeline.stragglers():
             self._wanted.pop(route, None)
 
-    def _accounts(self) -> list[Output]:
+    def _accounts(self) -> dict[Partition, list[Output]]:
         self._accounted_at = self._now()
-        return [self._envelope.account(account) for account in self.pipeline.accounts()]
+        return {
+            Partition(account.topic, account.partition): [self._envelope.account(account)]
+            for account in self.pipeline.accounts()
+        }

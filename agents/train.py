@@ -15,7 +15,7 @@ from agents.archiving import (
 )
 from agents.fitting import build_history, fit_route
 from agents.registry import Registry
-from connectors.base import Fetch, Output
+from connectors.base import Fetch, Output, Partition
 from connectors.kafka.handler import Batch, Handler
 from connectors.storage import Storage
 from detectors import Budget
@@ -53,12 +53,12 @@ class Trainer(Handler):
 
     def process(self, fetches: list[Fetch]) -> Batch:
         """Train for each request."""
-        outputs: list[Output] = []
+        outputs: dict[Partition, list[Output]] = {}
         positions = {}
         for fetch in fetches:
-            for value in fetch.values:
-                if value is not None:
-                    outputs += self._answer(value)
+            values = [value for value in fetch.values if value is not None]
+            answers = [answer for value in values for answer in self._answer(value)]
+            outputs.setdefault(fetch.partition, []).extend(answers)
             positions[fetch.partition] = int(fetch.offsets[-1]) + 1
         return Batch(outputs, positions)
 

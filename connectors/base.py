@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -124,6 +124,11 @@ class Output(NamedTuple):
     value: bytes
     timestamp_ms: int | None = None
     headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def flatten(outputs: Mapping[Partition, Sequence[Output]]) -> list[Output]:
+    """Return the messages of all partitions one after the other, those of each in order."""
+    return [output for messages in outputs.values() for output in messages]
 
 
 class Source(Protocol):

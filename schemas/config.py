@@ -225,12 +225,17 @@ class Checkpoints(_Strict, frozen=True, kw_only=True):
 
 
 class Pipeline(_Strict, frozen=True, kw_only=True):
-    """A whole deployment: ``name`` is its consumer group and the prefix of its own topics."""
+    """A whole deployment: ``name`` is its consumer group and the prefix of its own topics.
+
+    ``delivery`` says what a crash does to the outputs of the worker. ``at_least_once`` publishes
+    some again, with the same ids. ``exactly_once`` writes them and the offsets in transactions:
+    who reads with ``isolation.level=read_committed`` finds each once, somewhat later.
+    """
 
     name: str = "eddy"
     kafka: Kafka = Kafka()
     storage: str = ".eddy"
-    delivery: Literal["at_least_once"] = "at_least_once"
+    delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
     partitions: Positive = 4
     scoring: Scoring = Scoring()
     limits: Limits = Limits()

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from connectors.broker import Broker, unavailable_reason
+from tests.worker_process import Process
 
 # The same examples on every machine, however slow it is.
 settings.register_profile(
@@ -60,6 +61,15 @@ def topic_name(request: pytest.FixtureRequest) -> str:
     """A topic name that no other test uses, telling whose it is."""
     words = re.sub(r"[^A-Za-z0-9_-]+", "-", request.node.name)[:100].strip("-")
     return f"{words}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def processes() -> Iterator[list[Process]]:
+    """Worker processes that end with the test."""
+    started: list[Process] = []
+    yield started
+    for process in started:
+        process.close()
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ class Notes(Handler):
     def process(self, fetches: list[Fetch]) -> Batch:
         self.threads.add(threading.get_ident())
         self.before(fetches)
-        out = []
+        out: dict[Partition, list[Output]] = {}
         positions = {}
         for fetch in fetches:
             self.fetches.append(fetch)
@@ -98,7 +98,8 @@ class Notes(Handler):
             positions[fetch.partition] = int(fetch.offsets[-1]) + 1
             if self.target:
                 pairs = zip(fetch.keys, fetch.values, strict=True)
-                out += [Output(self.target, key, value or b"") for key, value in pairs]
+                made = [Output(self.target, key, value or b"") for key, value in pairs]
+                out.setdefault(fetch.partition, []).extend(made)
         return Batch(out, positions)
 
     def idle(self) -> Batch | None:

@@ -11,6 +11,7 @@ import numpy as np
 from agents.decode import Decoder
 from agents.fitting import build_history, fit_route
 from agents.pipeline import Pipeline
+from connectors.base import flatten
 from detectors.model import Model
 from schemas import messages
 from schemas.messages import ScoredEvent
@@ -69,8 +70,8 @@ def run(made: Pipeline, values: list[dict[str, Any]], cuts: list[int]) -> list[A
     outputs = []
     for a, b in itertools.pairwise([0, *sorted(cuts), len(values)]):
         part: list[bytes | None] = [msgspec.json.encode(value) for value in values[a:b]]
-        outputs += made.process([fetch(part, first=a)]).outputs
-    return outputs + made.finish().outputs
+        outputs += flatten(made.process([fetch(part, first=a)]).outputs)
+    return outputs + flatten(made.finish().outputs)
 
 
 def events(outputs: list[Any]) -> list[ScoredEvent]:

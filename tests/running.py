@@ -18,9 +18,11 @@ from schemas.messages import Account, ScoredEvent
 POLL_SECONDS = 0.2
 
 
-def consume(bootstrap: str, topic: str) -> list[bytes]:
+def consume(bootstrap: str, topic: str, isolation_level: str = "read_committed") -> list[bytes]:
     """Read a topic to its end with a client of its own."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap, enable_auto_commit=False, isolation_level=isolation_level
+    )
     try:
         partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
         consumer.assign(partitions)

@@ -23,7 +23,7 @@ PARTITIONS = 2
 PATIENCE = 90.0
 
 
-def pipeline_file(broker: Broker, name: str, folder: Path) -> Path:
+def pipeline_file(broker: Broker, name: str, folder: Path, delivery: str) -> Path:
     stream = {
         "source": {"topic": name},
         "id": "number",
@@ -37,6 +37,7 @@ def pipeline_file(broker: Broker, name: str, folder: Path) -> Path:
         "kafka": {"bootstrap": broker.bootstrap},
         "storage": str(folder / "storage"),
         "partitions": PARTITIONS,
+        "delivery": delivery,
         "checkpoints": {"every": "500ms"},
     }
     path = folder / "pipeline.json"
@@ -53,8 +54,11 @@ def numbered(count: int, seed: int) -> list[bytes]:
     return found
 
 
-def test_kills_change_no_output(broker: Broker, topic_name: str, tmp_path: Path) -> None:
-    pipeline = pipeline_file(broker, topic_name, tmp_path)
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_kills_change_no_output(
+    broker: Broker, topic_name: str, tmp_path: Path, delivery: str
+) -> None:
+    pipeline = pipeline_file(broker, topic_name, tmp_path, delivery)
     history = tmp_path / "history.jsonl"
     history.write_bytes(b"\n".join(numbered(3000, seed=1)))
     assert eddy("fit", pipeline, "-i", history).returncode == 0
@@ -68,9 +72,13 @@ def test_kills_change_no_output(broker: Broker, topic_name: str, tmp_path: Path)
             wait_for_messages(broker.bootstrap, scored_topic, count, PATIENCE)
     with worker(pipeline):
         wait_for(broker.bootstrap, topic, len(values), PATIENCE)
+    events = [messages.decode(x, ScoredEvent) for x in consume(broker.bootstrap, scored_topic)]
+    if delivery == "exactly_once":
+        assert len({(event.event_id, event.revision) for event in events}) == len(events)
+        incidents = consume(broker.bootstrap, f"{topic_name}.payments.alerts")
+        assert len(set(incidents)) == len(incidents)
     published: dict[str, ScoredEvent] = {}
-    for value in consume(broker.bootstrap, scored_topic):
-        event = messages.decode(value, ScoredEvent)
+    for event in events:
         first = published.setdefault(event.event_id, event)
         assert first.score == pytest.approx(event.score, rel=1e-5, abs=1e-6)
         assert first.p_value == pytest.approx(event.p_value, rel=1e-3, abs=1e-3)

@@ -1,16 +1,10 @@
 """The worker against a real broker: nothing lost, nothing committed early, stopped in time."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
@@ -36,8 +30,8 @@ from tests.kafka_support import (
     outputs,
     values,
 )
+from tests.worker_process import Process
 
-ROOT = Path(__file__).parents[1]
 COUNT = 20_000
 
 
@@ -414,7 +408,7 @@ def test_a_barrier_comes_when_everything_is_published_and_committed(
             assert committed(config, topic) == positions
             assert sum(positions.values()) == len(self.seen)
             assert sum(end_offsets(config, target).values()) == len(self.seen)
-            return Batch([Output(target, b"barrier", b"-1")])
+            return Batch({Partition(topic, 0): [Output(target, b"barrier", b"-1")]})
 
     notes = Barred(target)
     with Running(config, topic, [topic], notes, batch=1000) as running:
@@ -498,83 +492,6 @@ def test_a_rewritten_record_tells_its_origin(config: Kafka, topic_name: str) -> 
 
 
 # In processes of their own
-
-PROGRAM = """
-import json, sys, time
-from connectors.kafka.worker import KafkaWorker
-from schemas.config import Kafka
-from tests.kafka_support import Notes
-
-options = json.loads(sys.argv[1])
-
-def say(fetches):
-    time.sleep(options["sleep"])
-    print("processed", sum(map(len, fetches)), flush=True)
-
-notes = Notes(options["target"])
-notes.before = say
-print("started", flush=True)
-KafkaWorker(Kafka(bootstrap=options["bootstrap"]), options["group"], [options["topic"]], notes,
-            batch=1000).run()
-print("ended", len(notes.seen), flush=True)
-"""
-
-
-class Process:
-    """A worker in a process of its own."""
-
-    def __init__(
-        self, config: Kafka, topic: str, target: str | None = None, sleep: float = 0.0
-    ) -> None:
-        options = {
-            "bootstrap": config.bootstrap,
-            "group": topic,
-            "topic": topic,
-            "target": target,
-            "sleep": sleep,
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(PROGRAM), json.dumps(options)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        self.lines += self.process.stdout
-
-    def said(self, words: str) -> bool:
-        return any(words in line for line in list(self.lines))
-
-    def signal(self, number: signal.Signals) -> None:
-        os.kill(self.process.pid, number)
-
-    def ends(self, seconds: float) -> float:
-        """Wait for the end and return how long it took."""
-        begin = time.monotonic()
-        self.process.wait(seconds)
-        return time.monotonic() - begin
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self._reader.join()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-
-
-@pytest.fixture
-def processes() -> Iterator[list[Process]]:
-    """Processes that end with the test."""
-    started: list[Process] = []
-    yield started
-    for process in started:
-        process.close()
 
 
 @pytest.mark.broker

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agents.pipeline import Pipeline
-from connectors.base import Fetch
+from connectors.base import Fetch, flatten
 from schemas import messages
 from schemas.messages import DeadLetter, ScoredEvent
 from tests.pipelines import config, document, fetch, fitted, payments
@@ -27,8 +27,8 @@ WINDOWS: dict[str, dict[str, Any]] = {
 
 def run(pipeline: Pipeline, batches: Sequence[list[Fetch]]) -> list[Any]:
     """Return what was published, in a form that can be compared."""
-    outputs = [o for batch in batches for o in pipeline.process(batch).outputs]
-    outputs += pipeline.finish().outputs
+    outputs = [o for batch in batches for o in flatten(pipeline.process(batch).outputs)]
+    outputs += flatten(pipeline.finish().outputs)
     return outputs
 
 

@@ -59,7 +59,7 @@ def test_preloaded_partitions_come_out_in_time_order(steps: list[list[int]]) -> 
         for one in fetches
         for time, offset in zip(one.timestamps.tolist(), one.offsets.tolist(), strict=True)
     )
-    found = [(x.timestamp_ms, origin(x).partition, origin(x).offset) for x in batch.outputs]
+    found = [(x.timestamp_ms, origin(x).partition, origin(x).offset) for x in batch.merged]
     assert found == expected
     assert batch.positions == {x.partition: len(x) for x in fetches}
     assert rekeyer.held == 0
@@ -85,7 +85,7 @@ def test_however_records_arrive_the_order_is_the_same(
         else:
             del left[partition]
         batch = rekeyer.add([piece], everything - left.keys())
-        outputs += batch.outputs
+        outputs += batch.merged
         for place, position in batch.positions.items():
             assert position > positions[place]
             positions[place] = position
@@ -96,17 +96,17 @@ def test_however_records_arrive_the_order_is_the_same(
             assert mine == list(range(positions[place]))
     together = Rekeyer("out", entity)
     together.assign(everything)
-    assert outputs == list(together.add(preload(steps), everything).outputs)
+    assert outputs == list(together.add(preload(steps), everything).merged)
 
 
 def test_an_awaited_partition_holds_the_others_back() -> None:
     rekeyer = Rekeyer("out", entity)
     first, second = Partition("in", 0), Partition("in", 1)
     rekeyer.assign([first, second])
-    assert rekeyer.add([fetch(0, [0, 1], [10, 30])], exhausted=()).outputs == []
+    assert rekeyer.add([fetch(0, [0, 1], [10, 30])], exhausted=()).merged == []
     assert rekeyer.held == 2
     batch = rekeyer.add([fetch(1, [0], [20])], exhausted={second})
-    assert [origin(x)[1:] for x in batch.outputs] == [(0, 0), (1, 0), (0, 1)]
+    assert [origin(x)[1:] for x in batch.merged] == [(0, 0), (1, 0), (0, 1)]
     assert batch.positions == {first: 2, second: 1}
 
 
@@ -115,7 +115,7 @@ def test_a_partition_may_turn_out_to_be_exhausted_later() -> None:
     first, second = Partition("in", 0), Partition("in", 1)
     rekeyer.assign([first, second])
     rekeyer.add([fetch(0, [0], [10])], exhausted={first})
-    assert len(rekeyer.add([], exhausted={first, second}).outputs) == 1
+    assert len(rekeyer.add([], exhausted={first, second}).merged) == 1
 
 
 def test_a_revoked_partition_is_not_waited_for_and_not_written() -> None:
@@ -125,7 +125,7 @@ def test_a_revoked_partition_is_not_waited_for_and_not_written() -> None:
     rekeyer.add([fetch(0, [0], [10])], exhausted=())
     rekeyer.revoke([first])
     batch = rekeyer.add([fetch(1, [0], [20])], exhausted=())
-    assert [origin(x).partition for x in batch.outputs] == [1]
+    assert [origin(x).partition for x in batch.merged] == [1]
 
 
 def test_a_record_out_of_order_keeps_its_place_in_its_partition() -> None:
@@ -134,8 +134,8 @@ def test_a_record_out_of_order_keeps_its_place_in_its_partition() -> None:
     rekeyer.assign([first, second])
     fetches = [fetch(0, [0, 1, 2], [50, 10, 60]), fetch(1, [0, 1], [20, 55])]
     batch = rekeyer.add(fetches, exhausted={first, second})
-    assert [origin(x)[1:] for x in batch.outputs] == [(1, 0), (0, 0), (0, 1), (1, 1), (0, 2)]
-    assert [x.timestamp_ms for x in batch.outputs] == [20, 50, 10, 55, 60]
+    assert [origin(x)[1:] for x in batch.merged] == [(1, 0), (0, 0), (0, 1), (1, 1), (0, 2)]
+    assert [x.timestamp_ms for x in batch.merged] == [20, 50, 10, 55, 60]
 
 
 def test_what_cannot_be_decoded_keeps_its_key_and_value() -> None:
@@ -143,7 +143,7 @@ def test_what_cannot_be_decoded_keeps_its_key_and_value() -> None:
     place = Partition("in", 3)
     rekeyer.assign([place])
     bad = Fetch(place, np.array([7]), np.array([5 * MS]), [b"host-1"], [b"\xff"])
-    [output] = rekeyer.add([bad], exhausted={place}).outputs
+    [output] = rekeyer.add([bad], exhausted={place}).merged
     assert (output.key, output.value, output.timestamp_ms) == (b"host-1", b"\xff", 5)
     assert origin(output) == Origin("in", 3, 7)
 
@@ -153,7 +153,7 @@ def test_what_has_no_key_at_all_always_goes_to_the_same_partition() -> None:
     place = Partition("in", 3)
     rekeyer.assign([place])
     batch = rekeyer.add([fetch(3, [0, 1], [1, 2])], exhausted={place})
-    assert [output.key for output in batch.outputs] == [b"in/3", b"in/3"]
+    assert [output.key for output in batch.merged] == [b"in/3", b"in/3"]
 
 
 def test_an_origin_in_the_topic_itself_is_not_believed() -> None:
@@ -162,7 +162,7 @@ def test_an_origin_in_the_topic_itself_is_not_believed() -> None:
     rekeyer.assign([place])
     claim = Origin("in", 0, 2**40)
     record = Fetch(place, np.array([5]), np.array([0]), [None], [b"v"], [claim])
-    [output] = rekeyer.add([record], exhausted={place}).outputs
+    [output] = rekeyer.add([record], exhausted={place}).merged
     assert origin(output) == Origin("in", 0, 5)
 
 
@@ -172,7 +172,7 @@ def test_a_tombstone_is_dropped_and_passed() -> None:
     rekeyer.assign([place])
     tombstone = Fetch(place, np.array([0]), np.array([0]), [b"k"], [None])
     batch = rekeyer.add([tombstone], exhausted={place})
-    assert (list(batch.outputs), batch.positions) == ([], {place: 1})
+    assert (list(batch.merged), batch.positions) == ([], {place: 1})
 
 
 def test_an_earlier_origin_is_kept() -> None:
@@ -181,7 +181,7 @@ def test_an_earlier_origin_is_kept() -> None:
     rekeyer.assign([place])
     true = Origin("first", 5, 99)
     again = Fetch(place, np.array([0]), np.array([0]), [None], [b"v"], [true])
-    [output] = rekeyer.add([again], exhausted={place}).outputs
+    [output] = rekeyer.add([again], exhausted={place}).merged
     assert origin(output) == true
 
 

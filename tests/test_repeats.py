@@ -18,7 +18,7 @@ from agents.pipeline import Pipeline
 from agents.rekey import RekeyHandler
 from agents.repeats import Repeats
 from agents.topics import pipeline_topics
-from connectors.base import Fetch, Origin, Output, Partition
+from connectors.base import Fetch, Origin, Output, Partition, flatten
 from connectors.broker import Broker
 from connectors.kafka.admin import end_offsets, ensure_topics
 from connectors.kafka.handler import Batch
@@ -224,7 +224,7 @@ def rewritten(crashes: list[Crash], step: int) -> list[list[Output]]:
             batch = handler.process([part for part in parts if len(part)])
             steps += 1
             last = crash is not None and steps == crash.steps
-            write(logs, batch.outputs, crash.shares if crash is not None and last else (1, 1))
+            write(logs, batch.merged, crash.shares if crash is not None and last else (1, 1))
             if not last and (crash is None or steps <= crash.committed):
                 committed |= batch.positions
     return logs
@@ -244,7 +244,7 @@ def windowed(logs: list[list[Output]], cut: int) -> tuple[dict[str, ScoredEvent]
         ]
         for first in range(0, len(records), cut):
             part = to_fetch(Partition("payments.keyed", number), records[first : first + cut])
-            outputs += pipeline.process([part]).outputs
+            outputs += flatten(pipeline.process([part]).outputs)
     events = [messages.decode(x.value, ScoredEvent) for x in outputs if x.topic.endswith("scored")]
     letters = [messages.decode(x.value, DeadLetter) for x in outputs if x.topic.endswith("letters")]
     by_id = {event.event_id: event for event in events}

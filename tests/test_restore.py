@@ -20,7 +20,7 @@ from agents.judge import Result
 from agents.keys import KeyTable
 from agents.pipeline import Pipeline
 from agents.snapshot import pack, unpack
-from connectors.base import Fetch, Partition
+from connectors.base import Fetch, Partition, flatten
 from detectors.model import Model
 from detectors.signals import Reference
 from schemas.errors import ArtefactError, DataError
@@ -147,7 +147,7 @@ def pieces(cuts: Sequence[int]) -> list[list[Fetch]]:
 
 
 def finish(pipeline: Pipeline, results: list[Result]) -> tuple[list[Any], list[Account]]:
-    outputs = [output for result in [*results, pipeline.finish()] for output in result.outputs]
+    outputs = [o for result in [*results, pipeline.finish()] for o in flatten(result.outputs)]
     return outputs, pipeline.accounts()
 
 
@@ -182,7 +182,7 @@ def test_the_records_of_these_tests_show_all_there_is() -> None:
     for kind in STREAMS:
         pipeline = fresh(kind)
         results = [pipeline.process(batch) for batch in pieces(range(50, RECORDS, 50))]
-        topics = {output.topic for result in results for output in result.outputs}
+        topics = {output.topic for result in results for output in flatten(result.outputs)}
         assert topics == {
             *("payments.scored", "payments.alerts", "eddy.dead-letters", "eddy.retrain")
         }, kind
@@ -192,9 +192,8 @@ def test_the_records_of_these_tests_show_all_there_is() -> None:
             told += sum(len(route.told._known) for route in state.routes.values())
         if config(**STREAMS[kind]).streams["payments"].lateness:
             assert ledgers[kind].revisions
-            assert any(b'"retracted":true' in o.value for r in results for o in r.outputs) == (
-                "session" in kind
-            )
+            values = [o.value for result in results for o in flatten(result.outputs)]
+            assert any(b'"retracted":true' in value for value in values) == ("session" in kind)
     assert still_open
     assert told
     assert ledgers["sliding"].duplicate
@@ -257,7 +256,7 @@ def test_partitions_may_follow_different_models_until_their_barrier() -> None:
     pipeline.restore(Partition("payments", 0), before.snapshot(Partition("payments", 0)), old)
 
     def events(fetches: list[Fetch]) -> list[dict[str, Any]]:
-        outputs = pipeline.process(fetches).outputs
+        outputs = flatten(pipeline.process(fetches).outputs)
         return [msgspec.json.decode(o.value) for o in outputs if o.topic == "payments.scored"]
 
     mixed = events(second)
@@ -266,7 +265,7 @@ def test_partitions_may_follow_different_models_until_their_barrier() -> None:
     assert by_partition == {(0, old["pca"].model_id), (1, new["pca"].model_id)}
     alone = [
         msgspec.json.decode(o.value)
-        for o in before.process(second[:1]).outputs
+        for o in flatten(before.process(second[:1]).outputs)
         if o.topic == "payments.scored"
     ]
     scores = [e["score"] for e in mixed if e["partition"] == 0]

@@ -19,6 +19,7 @@ from agents.fitting import build_history
 from agents.measure import Measure
 from agents.pipeline import Pipeline
 from agents.revise import REMEMBERED, Anomaly, Told
+from connectors.base import flatten
 from schemas import messages
 from schemas.messages import DeadLetter, Incident
 from tests.pipelines import config, fetch
@@ -52,9 +53,9 @@ def seen(
     for a, b in itertools.pairwise([0, *sorted(cuts), len(values)]):
         part: list[bytes | None] = [msgspec.json.encode(value) for value in values[a:b]]
         result = made.process([fetch(part, first=a)])
-        outputs += result.outputs
+        outputs += flatten(result.outputs)
         suspects += [row for _, _, table in result.quarantine for row in table.to_pylist()]
-    outputs += made.finish().outputs
+    outputs += flatten(made.finish().outputs)
     found = [
         (e.event_id, e.revision, e.retracted, e.is_anomaly, e.incident_id) for e in events(outputs)
     ]
@@ -99,7 +100,7 @@ def test_suspect_is_what_the_last_revision_says(kind: str) -> None:
     result = made.process([fetch(everything)])
     more = made.finish()
     suspects = pa.concat_tables(t for r in (result, more) for _, _, t in r.quarantine)
-    found = last(events(result.outputs + more.outputs))
+    found = last(events(flatten(result.outputs) + flatten(more.outputs)))
     stream = made.config.streams["payments"]
     decoder = Decoder("payments", stream, made.config.limits)
     history = build_history(

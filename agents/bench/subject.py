@@ -82,12 +82,15 @@ async def _fill(kafka: Kafka, messages: Messages) -> None:
         await publisher.stop()
 
 
-def document(emit: str, bootstrap: str, storage: str) -> dict[str, Any]:
+def document(
+    emit: str, bootstrap: str, storage: str, delivery: str = "at_least_once"
+) -> dict[str, Any]:
     """Make the pipeline file: sliding window of 16, detector ``pca``."""
     return {
-        "name": f"bench-{emit}",
+        "name": f"bench-{emit}" if delivery == "at_least_once" else f"bench-{emit}-{delivery}",
         "kafka": {"bootstrap": bootstrap},
         "storage": storage,
+        "delivery": delivery,
         "streams": {
             STREAM: {
                 "source": {"topic": TOPIC},
@@ -102,9 +105,16 @@ def document(emit: str, bootstrap: str, storage: str) -> dict[str, Any]:
     }
 
 
-def make_pipeline(emit: str, bootstrap: str, folder: Path, values: list[bytes]) -> Path:
+def make_pipeline(
+    emit: str,
+    bootstrap: str,
+    folder: Path,
+    values: list[bytes],
+    delivery: str = "at_least_once",
+) -> Path:
     """Write the pipeline file, make its topics, and fit its model on part of the messages."""
-    made = document(emit, bootstrap, str(folder / emit))
+    name = f"{emit}-{delivery}"
+    made = document(emit, bootstrap, str(folder / name), delivery)
     config = parse_pipeline(msgspec.json.decode(msgspec.json.encode(made)))
     stream = config.streams[STREAM]
     n = min(len(values), FIT_ON)
@@ -120,6 +130,6 @@ def make_pipeline(emit: str, bootstrap: str, folder: Path, values: list[bytes]) 
     }
     own = ("dead-letters", "retrain", "models", "accounts")
     ensure_topics(config.kafka, spec | {f"{config.name}.{name}": TopicSpec(1) for name in own})
-    path = folder / f"{emit}.yaml"
+    path = folder / f"{name}.yaml"
     path.write_bytes(msgspec.json.encode(made))
     return path

@@ -24,37 +24,44 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True):
 
     ``faust_noop`` is a stock faust stream that does nothing, ``fetch_decode`` fetching and typed
     decoding into columns without faust, ``worker_anomalies`` and ``worker_all`` the whole worker
-    with detector ``pca``, publishing anomalies or every scored event.
+    with detector ``pca``, publishing anomalies or every scored event, and ``worker_exactly_once``
+    the same with every scored event in transactions.
     """
 
     faust_noop: float
     fetch_decode: float
     worker_anomalies: float
     worker_all: float
+    worker_exactly_once: float
     records: int
     repeats: int
     machine: str
 
 
 def measure_throughput(records: int, repeats: int, say: Callable[[str], None]) -> Throughput:
-    """Start a broker, fill a topic of 4 partitions, and run all four in turn."""
+    """Start a broker, fill a topic of 4 partitions, and run them all in turn."""
     messages = random_messages(records)
     found: dict[str, list[float]] = {}
     with Broker() as broker, tempfile.TemporaryDirectory(prefix="eddy-bench-") as folder:
         preload(Kafka(bootstrap=broker.bootstrap), messages)
         say(f"{records:,} records stand in {TOPIC} at {broker.bootstrap}")
-        pipelines = {
-            mode: make_pipeline(mode, broker.bootstrap, Path(folder), messages.values)
-            for mode in ("anomalies", "all")
+        modes = {
+            "worker_anomalies": ("anomalies", "at_least_once"),
+            "worker_all": ("all", "at_least_once"),
+            "worker_exactly_once": ("all", "exactly_once"),
+        }
+        workers = {
+            name: make_pipeline(emit, broker.bootstrap, Path(folder), messages.values, delivery)
+            for name, (emit, delivery) in modes.items()
         }
         noop = records // NOOP_SHARE
         options = ["--bootstrap", broker.bootstrap, "--topic", TOPIC, "--records"]
         commands = {
             "faust_noop": ["connectors.kafka.bench_noop", *options, str(noop)],
             "fetch_decode": ["connectors.kafka.bench_fetch", *options, str(records)],
-            "worker_anomalies": ["agents.bench.worker", str(pipelines["anomalies"]), str(records)],
-            "worker_all": ["agents.bench.worker", str(pipelines["all"]), str(records)],
         }
+        for name, path in workers.items():
+            commands[name] = ["agents.bench.worker", str(path), str(records)]
         for _ in range(repeats):
             for name, command in commands.items():
                 rate = _rate(command)

@@ -58,6 +58,7 @@ def main(path: str, records: int) -> None:
         handler,
         batch=config.scoring.batch,
         deadline_seconds=int(config.scoring.deadline) / 1e9,
+        exactly_once=config.delivery == "exactly_once",
     )
     collect_rarely()  # as a worker with a process of its own does
     give_back_large_arrays()

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol
 
 import structlog
 
-from connectors.base import Fetch, Output, Partition
+from connectors.base import Fetch, Partition
+from connectors.kafka.delivery import Delivery, Lost
 from connectors.kafka.handler import Batch, Handler
 from connectors.kafka.inbox import Inbox
 from connectors.kafka.ledger import Ledger
 from connectors.kafka.solo import Solo
 from connectors.kafka.thread import Committed
 
-__all__ = ["Drive", "Publishes"]
+__all__ = ["Commits", "Drive"]
 
 log = structlog.get_logger(__name__)
 
@@ -29,11 +30,23 @@ log = structlog.get_logger(__name__)
 UNACKNOWLEDGED = 2
 
 
-class Publishes(Protocol):
-    """What the drive needs of a publisher."""
+class Commits(Protocol):
+    """What the drive asks of the worker's membership in its group."""
 
-    async def publish(self, outputs: list[Output]) -> None:
-        """Return when all outputs are acknowledged."""
+    async def commit(self) -> Committed:
+        """Commit what the ledger allows."""
+        ...
+
+    def book(self, offsets: Mapping[Partition, int]) -> None:
+        """Book commits that the broker has confirmed, and tell the handler."""
+        ...
+
+    async def told(self) -> None:
+        """Return when the handler has been told of all commits."""
+        ...
+
+    def lost(self, error: Lost) -> None:
+        """Drop the present assignment, and see to another one."""
         ...
 
 
@@ -44,11 +57,11 @@ class Drive:
     ----------
     handler
         What processes the records.
-    publisher
+    delivery
         Where outputs go.
     ledger
         Where done work is booked.
-    commit
+    commits
         Commits what the ledger allows.
     batch, deadline_seconds
         When a batch is closed, see :class:`connectors.kafka.inbox.Inbox`.
@@ -69,9 +82,9 @@ class Drive:
     def __init__(
         self,
         handler: Handler,
-        publisher: Publishes,
+        delivery: Delivery,
         ledger: Ledger,
-        commit: Callable[[], Awaitable[Committed]],
+        commits: Commits,
         *,
         batch: int,
         deadline_seconds: float,
@@ -83,9 +96,9 @@ class Drive:
         self.solo = Solo("eddy-handler")
         self.progress = asyncio.Event()
         self._handler = handler
-        self._publisher = publisher
+        self._delivery = delivery
         self._ledger = ledger
-        self._commit = commit
+        self._commits = commits
         self._tick = tick_seconds
         self._inbox = Inbox(batch, deadline_seconds)
         self._turn = asyncio.Lock()
@@ -184,7 +197,9 @@ class Drive:
         """Drain, commit, and let the handler apply what it waits with, now or another time."""
         await self._acknowledged()
         while epoch == self.epoch and self.failure is None and not (self._stopping or self._halts):
-            if await self._commit() is Committed.DONE and not self._ledger.committable():
+            outcome = await self._commits.commit()
+            if outcome is Committed.DONE and not self._ledger.committable():
+                await self._commits.told()  # it checkpoints what it knows to be committed
                 positions = self._ledger.positions()
                 batch = await self.solo.call(self._handler.barrier, positions)
                 await self._send(epoch, batch)
@@ -196,16 +211,20 @@ class Drive:
         self._last = asyncio.create_task(self._deliver(self._last, epoch, batch))
 
     async def _deliver(self, before: asyncio.Task[None] | None, epoch: int, batch: Batch) -> None:
-        """Publish one batch after the one before it, and book it."""
+        """Deliver one batch after the one before it, and book it."""
         try:
             if before is not None:
                 await asyncio.wait([before])
             if self.failure is None and epoch == self.epoch:
-                if batch.outputs:
-                    await self._publisher.publish(list(batch.outputs))
+                committed = await self._delivery.deliver(batch)
                 if epoch == self.epoch:
                     for partition, position in batch.positions.items():
                         self._ledger.done(partition, position)
+                    # at once: nobody may find them done and commit them a second time
+                    self._commits.book(committed)
+        except Lost as error:
+            if epoch == self.epoch and not self._stopping:
+                self._commits.lost(error)
         except Exception as error:
             self.fail(error)
         finally:

@@ -18,14 +18,18 @@ class Batch:
     Attributes
     ----------
     outputs
-        Messages to publish, in order.
+        Messages to publish, by the partition whose records they follow from, in order.
     positions
         For each partition that has advanced the offset of its next record: everything before it
         is processed, and its messages are among these outputs or those of earlier batches.
+    merged
+        Messages that follow from records of several partitions, in one order. They cannot be
+        published exactly once.
     """
 
-    outputs: Sequence[Output] = ()
+    outputs: Mapping[Partition, Sequence[Output]] = field(default_factory=dict)
     positions: Mapping[Partition, int] = field(default_factory=dict)
+    merged: Sequence[Output] = ()
 
 
 class Handler(ABC):

@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 
 from connectors.base import Fetch, Partition
 from connectors.kafka.backoff import pauses
+from connectors.kafka.delivery import Delivery, Lost
 from connectors.kafka.drive import Drive
 from connectors.kafka.handler import Handler
 from connectors.kafka.health import Health
@@ -59,13 +60,15 @@ class Membership:
     ----------
     ledger
         The books.
-    drive, thread
-        The worker's engine and the present session's consumer thread; set by the worker.
+    drive, delivery, thread
+        The worker's engine, where it delivers to, and the present session's consumer thread; set
+        by the worker.
     """
 
     def __init__(self, handler: Handler, health: Health, reset: str) -> None:
         self.ledger = Ledger()
         self.drive: Drive
+        self.delivery: Delivery
         self.thread: ConsumerThread
         self._handler = handler
         self._health = health
@@ -174,10 +177,16 @@ class Membership:
             else:
                 self._health.done("commit")
             if outcome is Committed.DONE and epoch == self.epoch:
-                for partition, offset in offsets.items():
-                    self.ledger.committed(partition, offset)
-                self._telling = asyncio.create_task(self._tell(offsets))
+                self.book(offsets)
             return outcome
+
+    def book(self, offsets: Mapping[Partition, int]) -> None:
+        """Book commits that the broker has confirmed, and tell the handler."""
+        if not offsets:
+            return
+        for partition, offset in offsets.items():
+            self.ledger.committed(partition, offset)
+        self._telling = asyncio.create_task(self._tell(offsets))
 
     async def told(self) -> None:
         """Return when the handler has been told of all commits."""
@@ -227,6 +236,21 @@ class Membership:
                 await self.commit_all(end - asyncio.get_running_loop().time())
             await self._give_up(HANDLER_SECONDS)
 
+    def lost(self, error: Lost) -> None:
+        """Drop what is under way: another worker has a partition, and the group shall tell which.
+
+        It may not know yet that we are still there, or we that it has gone on without us.
+        """
+        log.warning("joining the group again", why=str(error))
+        self._health.wait("group", f"joining again: {error}", expected=True)
+        self._stop_taking_on()
+        self._forget()
+        self.thread.rejoin()
+
+    async def commit_of(self, partition: Partition) -> int:
+        """Ask the broker for the commit of a partition."""
+        return (await self.thread.committed({partition}, self._reset))[partition]
+
     def stop(self) -> None:
         """End what goes on in the background; the partitions stay as they are."""
         self._stop_taking_on()
@@ -246,6 +270,7 @@ class Membership:
         self._assigned.clear()
         self._health.done("commit")
         self._health.done("assignment")
+        await self.delivery.leave()
         if not told:
             return
         try:
@@ -271,7 +296,10 @@ class Membership:
     async def _take_on(self, epoch: int, lost: frozenset[Partition] = frozenset()) -> None:
         """Find out where to begin, and open the partitions; try again as long as they are ours."""
         try:
+            # first: from here on nobody else can move the commits
+            await self.delivery.take_on(self.assigned)
             committed, floor = await self._persist(lambda: self._commits(lost))
+            self.delivery.begin(committed)
             self._told = True
             asked = await self._ask(committed)
             starts = {x: max(asked.get(x, y), floor.get(x, 0)) for x, y in committed.items()}

@@ -134,7 +134,7 @@ class Rekeyer:
                 heapq.heappush(heap, (queue.next_time(), partition))
             elif partition not in exhausted:
                 awaited += 1
-        return Batch(outputs, positions)
+        return Batch(positions=positions, merged=outputs)
 
     def _write(
         self,

@@ -137,7 +137,11 @@ class ConsumerThread(AIOKafkaConsumerThread):
         Faust's queue of calls has two workers, both of which a slow poll and a slow commit would
         keep.
         """
-        future = asyncio.run_coroutine_threadsafe(work, self.thread_loop)
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self.thread_loop)
+        except RuntimeError:  # the thread has ended, and closed its loop
+            work.close()
+            raise
         return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
@@ -290,6 +294,14 @@ class ConsumerThread(AIOKafkaConsumerThread):
             log.warning("commit postponed", reason=repr(error), offsets=_readable(offsets))
             return Committed.LATER
         return Committed.DONE
+
+    def rejoin(self) -> None:
+        """Join the group again, whether or not it still counts us as a member."""
+        consumer = self._consumer
+        if consumer is not None:
+            with contextlib.suppress(RuntimeError):  # it has stopped, and its loop is closed
+                rejoin = consumer._coordinator.request_rejoin
+                self.thread_loop.call_soon_threadsafe(rejoin)
 
     async def on_thread_stop(self) -> None:
         """Leave the group within a bounded time, also out of the middle of joining it."""

@@ -19,6 +19,7 @@ from connectors.base import Partition
 from connectors.kafka.allocator import give_back_large_arrays
 from connectors.kafka.client import aiokafka_settings
 from connectors.kafka.collector import collect_rarely
+from connectors.kafka.delivery import AtLeastOnce, Delivery
 from connectors.kafka.drive import Drive
 from connectors.kafka.follow import Callback, Follower
 from connectors.kafka.handler import Handler
@@ -28,6 +29,7 @@ from connectors.kafka.publisher import Publisher
 from connectors.kafka.quiet import quiet_libraries
 from connectors.kafka.session import Sessions, cancel
 from connectors.kafka.topics import await_topics
+from connectors.kafka.transactions import Transactions
 from schemas.config import Kafka
 
 __all__ = ["KafkaWorker", "Status"]
@@ -91,6 +93,9 @@ class KafkaWorker:
         Where to begin in a partition without a committed offset, ``earliest`` or ``latest``.
     isolation_level
         ``read_committed`` hides messages of open and aborted transactions.
+    exactly_once
+        Whether outputs and offsets go into transactions, see
+        :mod:`connectors.kafka.transactions`; otherwise what a crash interrupts is published again.
     unhealthy_seconds
         How long a wait or one call of the handler may last before the worker is unhealthy.
 
@@ -113,6 +118,7 @@ class KafkaWorker:
         follow: Mapping[str, Callback] | None = None,
         reset: str = "earliest",
         isolation_level: str = "read_committed",
+        exactly_once: bool = False,
         unhealthy_seconds: float = 300.0,
     ) -> None:
         aiokafka_settings(config)  # a mistake in them is better told now than at the first use
@@ -122,13 +128,18 @@ class KafkaWorker:
         self._unhealthy = unhealthy_seconds
         self._health = health = Health(unhealthy_seconds)
         health.wait("group", "starting", expected=True)
-        self._publisher = Publisher(config, health)
         self._members = members = Membership(handler, health, reset)
+        self._delivery: Delivery
+        if exactly_once:
+            self._delivery = Transactions(config, group, members.commit_of, health)
+        else:
+            self._delivery = AtLeastOnce(Publisher(config, health))
+        members.delivery = self._delivery
         self._drive = members.drive = Drive(
             handler,
-            self._publisher,
+            self._delivery,
             members.ledger,
-            members.commit,
+            members,
             batch=batch,
             deadline_seconds=deadline_seconds,
             tick_seconds=tick_seconds,
@@ -179,7 +190,7 @@ class KafkaWorker:
         self._stopping.set()
         await self._wind_down(driving)
         self._members.stop()
-        await asyncio.gather(cancel([wish, driving, *others]), self._publisher.stop())
+        await asyncio.gather(cancel([wish, driving, *others]), self._delivery.stop())
         self._drive.solo.stop()
         self._health.wait("group", "stopped", expected=True)
         if self._drive.failure is not None:

@@ -11,7 +11,7 @@ import pytest
 from agents.fitting import build_history, fit_route
 from agents.registry import Registry
 from agents.serve import PipelineHandler
-from connectors.base import Output, Partition
+from connectors.base import Output, Partition, flatten
 from connectors.kafka.admin import Identity
 from connectors.storage import Storage
 from detectors.model import Model
@@ -59,7 +59,7 @@ class Worker:
         self.handler.committed(batch.positions)
         # what is written beside the work is on the storage when the writer's next turn comes
         self.handler._checkpointer._writer.submit(lambda: None).result()
-        return [o for o in batch.outputs if o.topic == "payments.scored"]
+        return [o for o in flatten(batch.outputs) if o.topic == "payments.scored"]
 
 
 def scored(outputs: Iterable[Output]) -> list[bytes]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from agents.pipeline import Pipeline
-from connectors.base import Fetch, Output
+from connectors.base import Fetch, Output, flatten
 from detectors.model import Model
 from schemas import messages
 from schemas.messages import (
@@ -99,11 +99,10 @@ class _Run:
     def _process(self, count: int) -> None:
         part = self._fetch[self._at : self._at + count]
         self._at += count
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # among the records are numbers beyond float32
+        # among the records are numbers beyond float32
+        with np.errstate(over="ignore", invalid="ignore"):
             outputs = self._pipeline.process([part]).outputs
-        for output in outputs:
+        for output in flatten(outputs):
             self._sort(output)
 
     def _sort(self, output: Output) -> None:

@@ -33,10 +33,10 @@ def commit_before_publish() -> None:
             if self.failure is None and epoch == self.epoch:
                 for partition, position in batch.positions.items():
                     self._ledger.done(partition, position)
-                await self._commit()
+                await self._commits.commit()
                 if batch.outputs:
                     await asyncio.sleep(SLOW_PUBLISH_SECONDS)
-                    await self._publisher.publish(list(batch.outputs))
+                    await self._delivery.deliver(batch)
         except Exception as error:
             self.fail(error)
         finally:

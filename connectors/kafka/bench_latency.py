@@ -42,7 +42,10 @@ class _Reader:
         made: Any = msgspec.defstruct("Made", [("at", int, msgspec.field(name=field))])
         self._decoder = msgspec.json.Decoder(made)
         self._consumer = AIOKafkaConsumer(
-            topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest"
+            topic,
+            bootstrap_servers=bootstrap,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
         )
 
     async def run(self) -> None:

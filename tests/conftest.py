@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from connectors.broker import Broker, unavailable_reason
+from schemas.config import Kafka
 from tests.worker_process import Process
 
 # The same examples on every machine, however slow it is.
@@ -70,6 +71,31 @@ def processes() -> Iterator[list[Process]]:
     yield started
     for process in started:
         process.close()
+
+
+@pytest.fixture
+def config(broker: Broker) -> Kafka:
+    """The connection to the shared broker."""
+    return Kafka(bootstrap=broker.bootstrap)
+
+
+@pytest.fixture
+def topic(config: Kafka, topic_name: str) -> str:
+    """A topic of four partitions that holds COUNT records."""
+    from tests.kafka_support import COUNT, fill, make_topic, outputs  # loads the Kafka clients
+
+    make_topic(config, topic_name)
+    fill(config, topic_name, outputs(topic_name, COUNT))
+    return topic_name
+
+
+@pytest.fixture
+def target(config: Kafka, topic_name: str) -> str:
+    """An empty topic beside the one of the same test."""
+    from tests.kafka_support import make_topic
+
+    make_topic(config, f"{topic_name}.out")
+    return f"{topic_name}.out"
 
 
 @pytest.fixture

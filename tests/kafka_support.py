@@ -19,6 +19,7 @@ from connectors.kafka.worker import KafkaWorker
 from schemas.config import Kafka
 
 DEADLINE_SECONDS = 40.0
+COUNT = 20_000
 
 
 def eventually(what: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> bool:

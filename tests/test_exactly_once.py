@@ -21,33 +21,22 @@ from connectors.kafka.health import Health
 from connectors.kafka.transactions import Transactions
 from schemas.config import Kafka
 from schemas.errors import DataError
-from tests.kafka_support import Notes, Running, committed, eventually, fill, make_topic, outputs
+from tests.kafka_support import (
+    COUNT,
+    Notes,
+    Running,
+    committed,
+    eventually,
+    fill,
+    make_topic,
+    outputs,
+)
 from tests.running import consume
 from tests.worker_process import Process
 
 pytestmark = pytest.mark.broker
 
-COUNT = 20_000
 ALL = list(range(COUNT))
-
-
-@pytest.fixture
-def config(broker: Broker) -> Kafka:
-    return Kafka(bootstrap=broker.bootstrap)
-
-
-@pytest.fixture
-def topic(config: Kafka, topic_name: str) -> str:
-    """A topic of four partitions that holds COUNT records."""
-    make_topic(config, topic_name)
-    fill(config, topic_name, outputs(topic_name, COUNT))
-    return topic_name
-
-
-@pytest.fixture
-def target(config: Kafka, topic_name: str) -> str:
-    make_topic(config, f"{topic_name}.out")
-    return f"{topic_name}.out"
 
 
 def numbers(config: Kafka, topic: str, isolation_level: str = "read_committed") -> list[int]:

@@ -21,6 +21,7 @@ from connectors.kafka.worker import KafkaWorker
 from schemas.config import Kafka
 from schemas.errors import ConfigError
 from tests.kafka_support import (
+    COUNT,
     Notes,
     Running,
     committed,
@@ -31,27 +32,6 @@ from tests.kafka_support import (
     values,
 )
 from tests.worker_process import Process
-
-COUNT = 20_000
-
-
-@pytest.fixture
-def config(broker: Broker) -> Kafka:
-    return Kafka(bootstrap=broker.bootstrap)
-
-
-@pytest.fixture
-def topic(config: Kafka, topic_name: str) -> str:
-    """A topic of four partitions that holds COUNT records."""
-    make_topic(config, topic_name)
-    fill(config, topic_name, outputs(topic_name, COUNT))
-    return topic_name
-
-
-@pytest.fixture
-def target(config: Kafka, topic_name: str) -> str:
-    make_topic(config, f"{topic_name}.out")
-    return f"{topic_name}.out"
 
 
 def consecutive(seen: list[tuple[int, int]]) -> bool:

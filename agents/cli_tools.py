@@ -12,6 +12,7 @@ from agents.decode import Decoder
 from agents.options import echo_json, json_option, pick_stream, pipeline_argument
 from agents.pipeline import Pipeline
 from agents.registry import Registry
+from agents.sampling import sample_stream
 from agents.topics import pipeline_topics
 from connectors.base import Output
 from connectors.files import read_messages
@@ -181,13 +182,21 @@ def schema(name: str | None) -> None:
 
 @click.command()
 @pipeline_argument
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Also look at the newest N records of each partition: can they be used, and is every key "
+    "on one partition?",
+)
 @json_option
-def validate(config: Config, as_json: bool) -> None:
+def validate(config: Config, sample: int | None, as_json: bool) -> None:
     """Check a pipeline file and show it with all defaults filled in.
 
     \b
-    Example:
+    Examples:
       eddy validate examples/logs.yaml
+      eddy validate examples/flows.yaml --sample 1000
     """  # noqa: D301
     pipeline = Pipeline(config, lambda: 0)
     for stream in config.streams.values():
@@ -197,14 +206,23 @@ def validate(config: Config, as_json: bool) -> None:
     shown = msgspec.structs.replace(
         config, kafka=msgspec.structs.replace(config.kafka, settings=settings)
     )
+    samples = [sample_stream(config, name, sample) for name in config.streams] if sample else []
     if as_json:
-        echo_json(shown)
+        echo_json({"pipeline": shown, "samples": samples} if sample else shown)
         return
     for (stream_name, route_name), layout in pipeline.layouts.items():
         click.echo(
             f"{stream_name}/{route_name}: {layout.steps} steps of {len(layout.numbers)} numbers "
             f"and {len(layout.categories)} categories"
         )
+    for each in samples:
+        letters = ", ".join(f"{count} {reason}" for reason, count in each.dead_letters.items())
+        click.echo(
+            f"{each.stream}: {each.records} newest records of {each.keys} keys, "
+            f"dead letters: {letters or 'none'}"
+        )
+        if each.warning:
+            click.echo(f"warning: {each.warning}", err=True)
     click.echo("valid")
 
 

@@ -19,7 +19,7 @@ from agents.records import Ints
 from agents.rows import Rows
 from agents.snapshot import State
 from agents.window import Windower
-from connectors.spill import MEMORY, Spill, SpillCopy, SpillSpace
+from connectors.spill import Spill, SpillCopy, SpillSpace
 
 UNLIMITED = 2**62
 CHUNK = 10_000  # rows that go out at once: what is under way takes memory too
@@ -69,7 +69,7 @@ class Residents:
     @property
     def nbytes(self) -> int:
         """Bytes in memory: rows, keys, and what the spill needs."""
-        spill = 0 if self._spill is None else MEMORY
+        spill = 0 if self._spill is None else self._spill.memory
         rows = sum(part.nbytes for part in self._parts)
         return rows + self._table.nbytes + self._used.nbytes + spill
 
@@ -125,7 +125,7 @@ class Residents:
         self.close()
         self._take_up(state)
         self.spilled = state["spilled"]
-        self._spill = None if copy is None else Spill(self._space, copy)
+        self._spill = None if copy is None else self._open(copy)
 
     def close(self) -> None:
         """Give up what is on the disk."""
@@ -176,7 +176,7 @@ class Residents:
 
     def _put_out(self, slots: Ints) -> None:
         if self._spill is None:
-            self._spill = Spill(self._space)
+            self._spill = self._open()
         data = np.concatenate([part.take(slots) for part in self._parts], axis=1).tobytes()
         starts = range(0, len(data), self._width)
         keys = [key.encode() for key in self._table.keys_of(slots)]
@@ -195,9 +195,14 @@ class Residents:
         if self._budget == UNLIMITED:
             return UNLIMITED
         windows = self._windower.nbytes() - self._windower.rows.nbytes
-        spill = 0 if self._spill is None else MEMORY
+        spill = Spill.memory_of(self._budget) if self._width else 0
+        if self._spill is not None:
+            spill = self._spill.memory
         known = self._table.nbytes / len(self._table) if len(self._table) else 0.0
         return max(1, int((self._budget - windows - spill) / (self._width + _PLACE + known + 1)))
+
+    def _open(self, copy: SpillCopy | None = None) -> Spill:
+        return Spill(self._space, Spill.memory_of(self._budget), copy)
 
     def _reach(self, top: int) -> None:
         most = self._capacity()

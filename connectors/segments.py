@@ -3,6 +3,8 @@
 Beside the checkpoints of a partition, under names that are never given twice::
 
     <folder of the partition>/segment-<generation>-<writer>-<number>
+
+A checkpoint that needs any begins with their names, so that they are found without reading it all.
 """
 
 from __future__ import annotations
@@ -10,14 +12,18 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from typing import NamedTuple
+import struct
+from collections.abc import Iterable
+from typing import IO, NamedTuple
 
 from connectors.storage import Storage
 from schemas.errors import DataError
 
-__all__ = ["Segment", "Segments"]
+__all__ = ["Segment", "Segments", "framed", "needed", "unframed"]
 
 SEGMENT = re.compile(r"segment-(\d{10})-([0-9a-f]{16})-\d{10}")
+_MAGIC = b"EDDYNEED"
+_HEADER = struct.Struct(">8sI16s")  # magic, length of the names, their checksum
 
 
 class Segment(NamedTuple):
@@ -104,6 +110,41 @@ class Segments:
             self._storage.delete(f"{folder}/{name}")
         self._idle[folder] = idle - set(useless)
         return [f"{folder}/{name}" for name in useless]
+
+
+def framed(data: bytes, needs: Iterable[str]) -> bytes:
+    """Put the names of segments before the bytes of a checkpoint, if it needs any."""
+    names = "\n".join(sorted(needs)).encode()
+    if not names:
+        return data
+    return _HEADER.pack(_MAGIC, len(names), bytes.fromhex(_checksum(names))) + names + data
+
+
+def unframed(data: bytes) -> bytes:
+    """Return the bytes of a checkpoint without the names; damaged ones with whatever is there."""
+    if not data.startswith(_MAGIC) or len(data) < _HEADER.size:
+        return data
+    return data[_HEADER.size + _HEADER.unpack_from(data)[1] :]
+
+
+def needed(file: IO[bytes]) -> set[str]:
+    """Read the names of segments at the beginning of a checkpoint.
+
+    Raises
+    ------
+    DataError
+        If they were altered or cut off.
+    """
+    header = file.read(_HEADER.size)
+    if not header.startswith(_MAGIC):
+        return set()
+    if len(header) == _HEADER.size:
+        _, length, checksum = _HEADER.unpack(header)
+        names = file.read(length)
+        if bytes.fromhex(_checksum(names)) == checksum:
+            return set(names.decode().split("\n"))
+    msg = "the names of a checkpoint's segments were altered or cut off"
+    raise DataError(msg)
 
 
 def _checksum(data: bytes) -> str:

@@ -32,9 +32,8 @@ from schemas.errors import SetupError
 
 __all__ = ["Spill", "SpillCopy", "SpillSpace"]
 
-WRITE_BUFFER = 2 * 2**20
-MEMORY = 2 * WRITE_BUFFER
-"""Bytes of memory that a spill takes at most, its share of the cache left out."""
+BUFFERS = 2  # for what was put: one is filled while the other is written out
+BUFFER = (2**16, 2**21)  # bytes of one, at least and at most
 CACHE = 16 * 2**20  # of the process, for blocks, indices and filters
 FILE = 16 * 2**20
 MANIFEST = 2**18  # bytes after which RocksDB begins its list of files anew; it goes into every copy
@@ -140,6 +139,18 @@ class SpillCopy:
         every = sorted(self.folder.iterdir())
         return [path for path in every if path.suffix not in (IMMUTABLE, ".log")]
 
+    def add(self, name: str, data: bytes) -> None:
+        """Put a file into it.
+
+        Raises
+        ------
+        SetupError
+            If the disk does not take it.
+        """
+        with _working(self.folder):
+            self.folder.mkdir(exist_ok=True)
+            (self.folder / name).write_bytes(data)
+
 
 class Spill:
     """Bytes by key.
@@ -148,6 +159,9 @@ class Spill:
     ----------
     space
         Where to keep them.
+    memory
+        Bytes of memory for what is to be written out, its share of the process's cache left out;
+        see :meth:`memory_of`.
     copy
         What to begin with; it stays as it is.
 
@@ -157,18 +171,25 @@ class Spill:
         From every method, if the disk does not take or give it.
     """
 
-    def __init__(self, space: SpillSpace, copy: SpillCopy | None = None) -> None:
+    def __init__(self, space: SpillSpace, memory: int, copy: SpillCopy | None = None) -> None:
+        self.memory = memory
         self._space, self._folder = space, space.new()
         self._stored: dict[str, Segment] = {}
         if copy is not None:
-            with self._usable():
+            with _working(self._folder):
                 shutil.copytree(copy.folder, self._folder, copy_function=_link)
             self._stored |= copy.stored
-        with self._usable():
-            self._db = Rdict(str(self._folder), _options(space.cache))
+        with _working(self._folder):
+            self._db = Rdict(str(self._folder), _options(space.cache, memory))
         self._write = WriteOptions()
         # a property, whatever the stub says
         self._write.disable_wal = True  # type: ignore[method-assign,assignment]
+
+    @staticmethod
+    def memory_of(budget: int) -> int:
+        """Return how much of a budget a spill should have as its memory."""
+        least, most = BUFFER
+        return BUFFERS * min(max(budget // 32, least), most)
 
     @property
     def nbytes(self) -> int:
@@ -181,18 +202,18 @@ class Spill:
         batch = WriteBatch(raw_mode=True)
         for key, value in zip(keys, values, strict=True):
             batch.put(key, value)
-        with self._usable():
+        with _working(self._folder):
             self._db.write(batch, self._write)
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of keys, ``None`` where there is none."""
-        with self._usable():
+        with _working(self._folder):
             return list(self._db[list(keys)] or [])
 
     def copy(self) -> SpillCopy:
         """Copy what there is now; costs what was put since the last copy."""
         folder = self._space.new()
-        with self._usable():
+        with _working(self._folder):
             Checkpoint(self._db).create_checkpoint(str(folder))
         copy = SpillCopy(folder, self._stored)
         for gone in self._stored.keys() - {path.name for path in copy.immutable}:
@@ -204,25 +225,26 @@ class Spill:
         self._db.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    @contextmanager
-    def _usable(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # RocksDB's errors have no class of their own
-            msg = (
-                f"state.spill: {self._folder} does not work ({error}); see whether the disk is "
-                "full, name another directory, or raise state.memory"
-            )
-            raise SetupError(msg) from error
-
 
 _SIZES = ("rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables")
 
 
-def _options(cache: Cache) -> Options:
+@contextmanager
+def _working(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # RocksDB's errors have no class of their own
+        msg = (
+            f"state.spill: {folder} does not work ({error}); see whether the disk is full, name "
+            "another directory, or raise state.memory"
+        )
+        raise SetupError(msg) from error
+
+
+def _options(cache: Cache, memory: int) -> Options:
     options = Options(raw_mode=True)
-    options.set_write_buffer_size(WRITE_BUFFER)
-    options.set_max_write_buffer_number(2)
+    options.set_write_buffer_size(memory // BUFFERS)
+    options.set_max_write_buffer_number(BUFFERS)
     options.set_target_file_size_base(FILE)
     options.set_max_manifest_file_size(MANIFEST)
     options.set_max_open_files(256)

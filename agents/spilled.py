@@ -57,7 +57,7 @@ def take_spill(files: Checkpoints, place: Place, state: State, space: SpillSpace
         if Path(name).name != name:
             msg = f"checkpoint: {name!r} is no name of a file of a spill"
             raise DataError(msg)
-    copy = SpillCopy(space.new(), stored)
+    copy = SpillCopy(space, stored)
     for name, segment in stored.items():
         copy.add(name, files.segments.read(files.folder(place), segment))
     for name, data in state["others"].items():

@@ -116,6 +116,13 @@ class SpillSpace:
 class SpillCopy:
     """A spill as it was at some moment: files that nobody changes, removed with this object.
 
+    Parameters
+    ----------
+    space
+        Where to make it; at first there are no files.
+    stored
+        See below.
+
     Attributes
     ----------
     folder
@@ -124,9 +131,10 @@ class SpillCopy:
         Which of them are on the storage already, and as what.
     """
 
-    def __init__(self, folder: Path, stored: dict[str, Segment]) -> None:
-        self.folder, self.stored = folder, stored
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+    def __init__(self, space: SpillSpace, stored: dict[str, Segment]) -> None:
+        self.folder, self.stored = space.new(), stored
+        self._space = space  # which goes with all that is in it, so not before this
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     @property
     def immutable(self) -> list[Path]:
@@ -212,10 +220,9 @@ class Spill:
 
     def copy(self) -> SpillCopy:
         """Copy what there is now; costs what was put since the last copy."""
-        folder = self._space.new()
+        copy = SpillCopy(self._space, self._stored)
         with _working(self._folder):
-            Checkpoint(self._db).create_checkpoint(str(folder))
-        copy = SpillCopy(folder, self._stored)
+            Checkpoint(self._db).create_checkpoint(str(copy.folder))
         for gone in self._stored.keys() - {path.name for path in copy.immutable}:
             del self._stored[gone]
         return copy

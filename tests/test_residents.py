@@ -38,6 +38,8 @@ __all__ = ["short_memories"]
 KEYS = ["sliding", "derived", "tumbling", "hopping", "session", "session by id", "routes"]
 LENGTH = 240
 LARGE = 2**40
+# of two partitions: no room but for the keys of the fetch, for a few keys, for some more
+MEMORIES = [1, 2 * 132_200, 2 * 133_400]
 
 
 def with_memory(made: Config, memory: int) -> Config:
@@ -94,9 +96,8 @@ def windows_of(pipeline: Pipeline, results: list[Result]) -> list[Any]:
 @given(
     seed=st.integers(0, 99),
     steps=st.lists(st.integers(1, 40), min_size=8, max_size=16),
-    # room for a key or so, for a few of them, for all
-    memory=st.sampled_from([1, 133_000, 135_000, LARGE]),
-    restarts=st.lists(st.tuples(st.integers(1, 7), st.sampled_from([1, 134_000, LARGE]))),
+    memory=st.sampled_from(MEMORIES),
+    restarts=st.lists(st.tuples(st.integers(1, 7), st.sampled_from([*MEMORIES, LARGE]))),
 )
 def test_outputs_do_not_depend_on_the_memory(
     kind: str, seed: int, steps: list[int], memory: int, restarts: list[tuple[int, int]]
@@ -141,15 +142,15 @@ def watch(pipeline: Pipeline, windows: list[Any]) -> None:
 def test_these_limits_make_keys_go_and_come() -> None:
     """Equality means little where no key has to go."""
     for kind in KEYS:
-        for memory in (1, 133_000, 135_000):
-            pipeline = begun(kind, memory)
-            values = records(LENGTH, 0)
+        for memory in MEMORIES:
+            pipeline, values = begun(kind, memory), records(LENGTH, 0)
             for a in range(0, LENGTH, 10):
-                pipeline.process([fetch(values[a : a + 10], 0, a)])
+                pipeline.process([fetch(values[a : a + 10], i, a) for i in (0, 1)])
             counts = pipeline.keys()
             rows = pipeline._states[Partition("payments", 0)].keys._width
-            assert (counts.returned > 10) == bool(rows), (kind, memory)
-            assert counts.resident + counts.spilled <= 12
+            assert (counts.returned > 20) == bool(rows), (kind, memory)
+            assert counts.resident + counts.spilled <= 24
+            assert counts.resident <= 16 or not rows, (kind, counts)
             pipeline.drop_others(())
 
 
@@ -275,7 +276,7 @@ def test_keys_without_open_windows_are_forgotten(window: dict[str, Any]) -> None
         most.append(pipeline.state_bytes())
         state = pipeline.snapshot(Partition("payments", 0))
         assert len(state["keys"]["keys"]) < 5000
-    assert max(most[10:]) <= max(most[:10])
+    assert max(most[10:]) <= 1.1 * max(most[:10])
     assert pipeline.keys().spilled == pipeline.keys().evicted == 0
     windows = flatten(pipeline.finish().outputs)
     assert windows == []  # there is no model

@@ -16,8 +16,10 @@ import structlog
 
 from agents.patience import patiently
 from agents.snapshot import State, pack, unpack
+from agents.spilled import put_spill, take_spill
 from connectors.base import Partition
 from connectors.checkpoints import Checkpoints, Place
+from connectors.spill import SpillSpace
 from connectors.storage import Storage
 from schemas.config import Checkpoints as Config
 from schemas.errors import DataError, EddyError
@@ -47,6 +49,8 @@ class Checkpointer:
     writer
         A thread that works one task after the other: what was handed to it before, such as rows
         for the archive, is on the storage before the checkpoint is.
+    space
+        Where keys go that wait on the local disk.
     now
         Seconds on a clock that only goes forward; decides when to take one, nothing else.
     """
@@ -56,9 +60,11 @@ class Checkpointer:
         storage: Storage,
         config: Config,
         writer: ThreadPoolExecutor,
+        space: SpillSpace,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._storage, self._writer, self._now = storage, writer, now
+        self._space = space
         self._every = int(config.every) / 1e9
         self._keep = config.keep
         self._files: Checkpoints | None = None
@@ -99,6 +105,9 @@ class Checkpointer:
         for checkpoint in self._written().candidates(place, committed):
             try:
                 state = unpack(checkpoint.data)
+                if state.get("spill") is not None:
+                    spill = take_spill(self._written(), place, state["spill"], self._space)
+                    state["spill"] = spill
             except DataError as error:
                 log.error("checkpoint passed over", name=checkpoint.name, why=str(error))
                 continue
@@ -157,9 +166,13 @@ class Checkpointer:
             log.error("checkpoint not written; trying again later", why=str(error))
 
     def _write(self, course: _Course, offset: int, state: State) -> None:
-        self._written().write(course.place, offset, self._generation, pack(state))
+        files, needs = self._written(), list[str]()
+        if state["spill"] is not None:
+            spill, needs = put_spill(files, course.place, self._generation, state["spill"])
+            state = {**state, "spill": spill}
+        files.write(course.place, offset, self._generation, pack(state), needs)
         course.written = offset
-        self._written().prune(course.place, offset, self._generation, self._keep)
+        files.prune(course.place, offset, self._generation, self._keep)
 
     def _written(self) -> Checkpoints:
         if self._files is None:

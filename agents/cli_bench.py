@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from agents.bench.keys import measure_keys
 from agents.bench.latency import measure_latency
 from agents.bench.memory import ALLOWANCE, measure_memory
 from agents.bench.scoring import measure_scoring
@@ -104,6 +105,37 @@ def memory(keys: int, as_json: bool) -> None:
         value = getattr(found, name)
         click.echo(f"{name:9} {value:8,.0f} bytes a key  {value / found.windows:5.2f} x windows")
     click.echo(f"{found.machine}; {found.keys:,} keys; at most {ALLOWANCE} x is meant")
+
+
+@bench.command()
+@click.option("--keys", default=1_000_000, show_default=True, help="Keys, of one record a pass.")
+@click.option("--memory", default="128MiB", show_default=True, help="The limit, as state.memory.")
+@json_option
+def keys(keys: int, memory: str, as_json: bool) -> None:
+    """Run many keys in little memory, and again without a limit.
+
+    \b
+    Example:
+      eddy bench keys --keys 1000000 --memory 128MiB
+    """  # noqa: D301
+    found = measure_keys(keys, memory)
+    _keep("keys", found)
+    if as_json:
+        echo_json(found)
+        return
+    for name in ("limited", "unlimited"):
+        run = getattr(found, name)
+        state, before, process = (
+            f"{getattr(run, what) / 2**20:,.0f} MiB"
+            for what in ("state_bytes", "before_bytes", "process_bytes")
+        )
+        moved = f"{run.evicted:,} keys evicted, {run.returned:,} returned"
+        click.echo(
+            f"{name:9} {run.records_per_second:>9,.0f} records/s  state {state}  "
+            f"process {process}, {before} before  {moved}"
+        )
+    equal = found.limited.outputs == found.unlimited.outputs
+    click.echo(f"outputs {'equal' if equal else 'DIFFER'}; {found.machine}; {found.keys:,} keys")
 
 
 @bench.command()

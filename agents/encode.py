@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.keys import Groups, grow, used
+from agents.keys import Groups
 from agents.records import Floats, Ints, Records
-from agents.snapshot import State, copied, put_back
+from agents.rows import Rows
 from agents.templates import CodeCache, Codes, TemplateMatcher
 from detectors.windows import GAP
 from schemas.config import Stream
@@ -45,11 +45,10 @@ class Features:
 class Encoder:
     """Encodes the records of one partition of a stream.
 
-    Holds the last value and time of each key, for features that refer to the record before. The
-    codes that it remembers, and the templates that a model gave it, are no part of its state.
+    ``rows`` holds the last value and time of each key, for features that refer to the record
+    before; nothing where there are none. The codes that it remembers, and the templates that a
+    model gave it, are no part of its state.
     """
-
-    _STATE = ("_last_time", "_last")
 
     def __init__(self, stream: Stream) -> None:
         self._matcher = TemplateMatcher()
@@ -59,8 +58,8 @@ class Encoder:
         self._stateful = GAP in stream.derive or bool(
             {"difference", "rate"} & set(self._transforms)
         )
-        self._last_time = np.full(0, -1, dtype=np.int64)
-        self._last = np.empty((0, len(self._transforms)))
+        last = {"time": np.empty(0, np.int64), "numbers": np.empty((0, len(self._transforms)))}
+        self.rows = Rows(last, {"time": -1, "numbers": np.nan}) if self._stateful else Rows()
 
     def __call__(self, records: Records, groups: Groups) -> Features:
         """Encode the records of a fetch, grouped by key."""
@@ -95,30 +94,21 @@ class Encoder:
         """Match log lines against these templates from now on."""
         self._matcher = TemplateMatcher(templates)
 
-    def state(self) -> State:
-        """Copy the state."""
-        return copied(self, self._STATE, used(self._last_time, -1))
-
-    def restore(self, state: State) -> None:
-        """Go on from a state."""
-        put_back(self, self._STATE, state)
-
     def _previous(self, records: Records, groups: Groups) -> tuple[Floats, Floats]:
         """Return each record's predecessor in its key, and the seconds since; ``NaN`` without."""
-        top = int(groups.slot.max()) + 1
-        self._last_time = grow(self._last_time, top, -1)
-        self._last = grow(self._last, top, np.nan)
+        self.rows.reach(int(groups.slot.max()) + 1)
+        last_time, last_numbers = self.rows["time"], self.rows["numbers"]
         order, first = groups.order, groups.start
         time: Ints = records.time[order]
         numbers = records.numbers[order]
         earlier = np.roll(time, 1)
         before = np.roll(numbers, 1, axis=0)
-        earlier[first] = self._last_time[groups.slot]
-        before[first] = self._last[groups.slot]
+        earlier[first] = last_time[groups.slot]
+        before[first] = last_numbers[groups.slot]
         elapsed = np.where(earlier < 0, np.nan, (time - earlier) / 1e9)
         last = groups.start + groups.count - 1
-        self._last_time[groups.slot] = time[last]
-        self._last[groups.slot] = numbers[last]
+        last_time[groups.slot] = time[last]
+        last_numbers[groups.slot] = numbers[last]
         out_before, out_elapsed = np.empty_like(before), np.empty_like(elapsed)
         out_before[order], out_elapsed[order] = before, elapsed
         return out_before, out_elapsed

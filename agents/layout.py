@@ -12,7 +12,7 @@ from detectors.windows import Layout
 from schemas.config import Route, Stream
 from schemas.errors import ArtefactError, DataError
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 _DEPENDS_ON = (
     *("source", "key", "id", "duplicates_within", "time", "fields", "derive", "window"),
     "lateness",

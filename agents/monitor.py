@@ -5,11 +5,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from connectors.base import Fetch, Output
+
+if TYPE_CHECKING:  # it loads everything else
+    from agents.pipeline import KeyCounts
+
+_KEYS = {
+    "keys_resident": "Keys in memory",
+    "keys_spilled": "Keys that wait on the local disk",
+    "state_bytes": "Memory that what is known of keys takes",
+    "spill_bytes": "Disk that the keys take which wait there",
+}
+_WENT = {
+    "evicted": "Keys that went from memory to the local disk",
+    "returned": "Keys that came back from there",
+}
 
 
 class Monitor:
@@ -26,6 +40,15 @@ class Monitor:
         self._seconds = Histogram(
             "eddy_batch_seconds", "Time to process a batch of fetches", registry=self.registry
         )
+        self._gauges = {
+            name: Gauge(f"eddy_{name}", what, registry=self.registry)
+            for name, what in _KEYS.items()
+        }
+        self._went = {
+            name: Counter(f"eddy_keys_{name}", what, registry=self.registry)
+            for name, what in _WENT.items()
+        }
+        self._counted = dict.fromkeys(_WENT, 0)
         self.ready = Gauge(
             "eddy_ready", "1 if the worker waits for nothing", registry=self.registry
         )
@@ -41,6 +64,16 @@ class Monitor:
         for topic, count in counts.items():
             self._outputs.labels(topic).inc(count)
         self._seconds.observe(seconds)
+
+    def keys(self, counts: KeyCounts) -> None:
+        """Take note of the keys in memory and on the local disk."""
+        self._gauges["keys_resident"].set(counts.resident)
+        self._gauges["keys_spilled"].set(counts.spilled)
+        self._gauges["state_bytes"].set(counts.state_bytes)
+        self._gauges["spill_bytes"].set(counts.spill_bytes)
+        for name in _WENT:
+            self._went[name].inc(getattr(counts, name) - self._counted[name])
+            self._counted[name] = getattr(counts, name)
 
 
 Probe = Callable[[], tuple[bool, bool, str]]

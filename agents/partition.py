@@ -14,14 +14,16 @@ from agents.decode import Decoder
 from agents.encode import Encoder, feature_names
 from agents.incident import IncidentBook
 from agents.keys import KeyTable, group
-from agents.records import Records
+from agents.records import Ints, Records
 from agents.repeats import Repeats
+from agents.residents import Residents, Traffic
 from agents.revise import Told
 from agents.snapshot import State
 from agents.templates import code_of
 from agents.watch import Watcher
 from agents.window import Windows, make_windower
 from connectors.base import Fetch, Partition
+from connectors.spill import SpillSpace
 from detectors.model import Model
 from schemas.config import Stream
 from schemas.messages import DeadLetter
@@ -94,11 +96,18 @@ class PartitionState:
 
     It is a function of the partition's records in offset order, and of the models that were made
     to speak at recorded offsets: never of a clock, of how records were fetched, or of what else
-    the worker holds.
+    the worker holds, or how much memory it has.
     """
 
     def __init__(
-        self, name: str, stream: Stream, partition: Partition, decoder: Decoder, partitions: int
+        self,
+        name: str,
+        stream: Stream,
+        partition: Partition,
+        decoder: Decoder,
+        partitions: int,
+        space: SpillSpace,
+        traffic: Traffic,
     ) -> None:
         self.name, self.stream, self.partition = name, stream, partition
         self.ledger = Ledger()
@@ -111,7 +120,9 @@ class PartitionState:
         numbers, categories = feature_names(stream)
         self.windower = make_windower(stream, len(numbers), len(categories))
         self._decoder = decoder
-        self._keys = KeyTable()
+        self.keys = Residents(self.encoder, self.windower, space, traffic)
+        if stream.key == "none":
+            self.keys.slots([""])  # the one that all records have
         self._recent = RecentIds(stream.duplicates_within) if stream.id else None
         rekeyed = partition.topic != stream.source.topic
         self._repeats = Repeats(stream.source.topic) if rekeyed else None
@@ -124,14 +135,17 @@ class PartitionState:
                 self.encoder.use_templates(other.model.description.templates)
 
     def state(self) -> State:
-        """Copy the state; the models are not part of it."""
+        """Copy the state; the models are not part of it.
+
+        ``spill`` is the :class:`connectors.spill.SpillCopy` of keys that are not in memory.
+        """
         return {
             "first_time": self.first_time,
             "ledger": self.ledger.state(),
-            "keys": self._keys.state(),
+            "keys": self.keys.state(),
+            "spill": self.keys.copy(),
             "recent": None if self._recent is None else self._recent.state(),
             "repeats": None if self._repeats is None else self._repeats.state(),
-            "encoder": self.encoder.state(),
             "windower": self.windower.state(),
             "routes": {label: route.state() for label, route in self.routes.items()},
         }
@@ -140,13 +154,12 @@ class PartitionState:
         """Go on from a state that was made with ``models``, by route."""
         self.first_time = state["first_time"]
         self.ledger.restore(state["ledger"])
-        self._keys.restore(state["keys"])
+        self.keys.restore(state["keys"], state["spill"])
         if self._recent is not None:
             self._recent.restore(state["recent"])
         if self._repeats is not None:
             self._repeats.restore(state["repeats"])
-        self.encoder.restore(state["encoder"])
-        self.windower.restore(state["windower"])
+        self.windower.restore(state["windower"], self.keys.find)
         for label, model in models.items():
             self.follow(label, model)
         for label, route in self.routes.items():
@@ -175,11 +188,7 @@ class PartitionState:
             records = records.select(fresh)
         if len(records) and self.first_time is None:
             self.first_time = int(records.time[0])
-        stateless = self.stream.key == "none"
-        slots = (
-            np.zeros(len(records), dtype=np.int64) if stateless else self._keys.assign(records.key)
-        )
-        groups = group(slots)
+        groups = group(self._slots(records))
         features = self.encoder(records, groups)
         added = self.windower.add(records, features, groups)
         late = int(added.late.sum())
@@ -195,6 +204,18 @@ class PartitionState:
     def finish(self) -> Windows:
         """Close all open windows: the input has ended."""
         return self._counted(self.windower.finish())
+
+    def nbytes(self) -> int:
+        """Bytes in memory of what is known of keys, open windows included."""
+        return self.keys.nbytes + self.windower.nbytes() - self.windower.rows.nbytes
+
+    def _slots(self, records: Records) -> Ints:
+        """Return the slots of the records' keys."""
+        if self.stream.key == "none":
+            return np.zeros(len(records), dtype=np.int64)
+        if self.windower.by_slot or self.encoder.rows.width:
+            return self.keys.slots(records.key)
+        return KeyTable().assign(records.key)  # nothing is known of keys between fetches
 
     def _counted(self, windows: Windows) -> Windows:
         again = 0 if windows.revised is None else int(windows.revised.sum())

@@ -1,6 +1,7 @@
 """The pipeline: fetches in, outputs out. Kafka, files and tests all drive this one.
 
-It is synchronous and deterministic and does no input or output. The windows of all partitions
+It is synchronous and deterministic, and does no input or output but for keys that wait on the local
+disk (:mod:`agents.residents`). The windows of all partitions
 that wait for the same model are scored in one call; what is decided about them then follows
 partition by partition, in the order of the records.
 """
@@ -18,10 +19,12 @@ from agents.layout import check_state, route_layout, state_layout
 from agents.partition import PartitionState
 from agents.publish import Envelope, EventIds
 from agents.records import Records
+from agents.residents import Traffic
 from agents.score import matching, score_by_model
 from agents.snapshot import State
 from agents.window import Windows
 from connectors.base import Fetch, Partition
+from connectors.spill import SpillSpace
 from detectors.model import Model
 from detectors.windows import Layout
 from schemas.config import Pipeline as Config
@@ -35,6 +38,21 @@ class _Pending:
     state: PartitionState
     windows: Windows
     records: Records | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCounts:
+    """Keys in memory and on the local disk, and what they take.
+
+    ``evicted`` and ``returned`` count since the process began.
+    """
+
+    resident: int
+    spilled: int
+    state_bytes: int
+    spill_bytes: int
+    evicted: int
+    returned: int
 
 
 class Pipeline:
@@ -69,6 +87,8 @@ class Pipeline:
         self._envelope = Envelope(self.topics)
         self._models: dict[tuple[str, str], Model] = {}
         self._states: dict[Partition, PartitionState] = {}
+        self._traffic = Traffic()
+        self.spill_space = SpillSpace(config.state.spill)
         self._stream_of: dict[str, str] = {}
         self.decoders: dict[str, Decoder] = {}
         self.layouts: dict[tuple[str, str], Layout] = {}
@@ -141,7 +161,8 @@ class Pipeline:
     def drop_others(self, partitions: Collection[Partition]) -> None:
         """Forget the state of all partitions but these."""
         for partition in self._states.keys() - set(partitions):
-            del self._states[partition]
+            self._states.pop(partition).keys.close()
+        self._share_memory()
 
     def restart_account(self, partition: Partition) -> None:
         """Count the records of a partition from here on."""
@@ -177,7 +198,10 @@ class Pipeline:
         restored = self._new_state(partition)
         check_state(state, state_layout(restored.name, restored.stream), models)
         restored.restore(state, {label: models[label] for label in state["models"]})
+        if partition in self._states:
+            self._states[partition].keys.close()
         self._states[partition] = restored
+        self._share_memory()
 
     # -- flow -----------------------------------------------------------------------------
 
@@ -225,8 +249,20 @@ class Pipeline:
         return totals
 
     def state_bytes(self) -> int:
-        """Bytes that the window state of all partitions occupies."""
-        return sum(state.windower.nbytes() for state in self._states.values())
+        """Bytes in memory of what is known of the keys of all partitions."""
+        return sum(state.nbytes() for state in self._states.values())
+
+    def keys(self) -> KeyCounts:
+        """Count the keys of all partitions, and those that went and came."""
+        every = [state.keys for state in self._states.values()]
+        return KeyCounts(
+            resident=sum(map(len, every)),
+            spilled=sum(keys.spilled for keys in every),
+            state_bytes=self.state_bytes(),
+            spill_bytes=sum(keys.spill_bytes for keys in every),
+            evicted=self._traffic.evicted,
+            returned=self._traffic.returned,
+        )
 
     # -- steps that span partitions -------------------------------------------------------
 
@@ -237,12 +273,19 @@ class Pipeline:
                 model = self._models.get((state.name, label))
                 if model is not None:
                     state.follow(label, model)
+            self._share_memory()
         return self._states[partition]
+
+    def _share_memory(self) -> None:
+        """Give each partition its share of the memory for state."""
+        for state in self._states.values():
+            state.keys.limit(self.config.state.memory // len(self._states))
 
     def _new_state(self, partition: Partition) -> PartitionState:
         name = self._stream_of[partition.topic]
         stream, decoder = self.config.streams[name], self.decoders[name]
-        return PartitionState(name, stream, partition, decoder, self.config.partitions)
+        partitions, space = self.config.partitions, self.spill_space
+        return PartitionState(name, stream, partition, decoder, partitions, space, self._traffic)
 
     def _judge(self, pending: list[_Pending], result: Result) -> None:
         """Score the windows of all partitions route by route, then decide about each."""

@@ -59,9 +59,11 @@ class PipelineHandler(Handler):
         self.pipeline = Pipeline(config, time.time_ns)
         self._device = pick_device(config.scoring.device)
         self._registry = Registry(storage)
+        space = self.pipeline.spill_space
+        space.sweep()
         writer = ThreadPoolExecutor(1, "eddy-storage")
         self._archiver = Archiver(storage, config.streams, writer, now)
-        self._checkpointer = Checkpointer(storage, config.checkpoints, writer, now)
+        self._checkpointer = Checkpointer(storage, config.checkpoints, writer, space, now)
         self._recovery = identify and Recovery(
             self.pipeline,
             self._registry,
@@ -240,6 +242,8 @@ class PipelineHandler(Handler):
 
     def _accounts(self) -> dict[Partition, list[Output]]:
         self._accounted_at = self._now()
+        if self._monitor is not None:
+            self._monitor.keys(self.pipeline.keys())
         return {
             Partition(account.topic, account.partition): [self._envelope.account(account)]
             for account in self.pipeline.accounts()

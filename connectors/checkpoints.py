@@ -4,6 +4,9 @@ A checkpoint is the state of one partition before some offset. What it holds is 
 and to check; here it is bytes under a name that tells where they belong::
 
     checkpoints/<cluster>/<topic>/<topic id>/<partition>/<offset>-<generation>-<writer>-<number>
+
+What several of them share are segments beside them (:mod:`connectors.segments`); each begins with
+the names of those that it needs.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import NamedTuple
 import structlog
 
 from connectors.base import Partition
+from connectors.segments import Segments, framed, needed, unframed
 from connectors.storage import Storage
 from schemas.errors import DataError
 
@@ -101,11 +105,15 @@ class Checkpoints:
         self._storage = storage
         self._cluster = _part(cluster)
         self._numbers = itertools.count()
+        self.segments = Segments(storage, self.writer)
+        self._needs: dict[str, set[str]] = {}  # the segments of files, by name
         # names of files that are known to be whole, by partition
         self._good: dict[Place, set[str]] = {}
         self._looked: set[tuple[str, str]] = set()
 
-    def write(self, place: Place, offset: int, generation: int, data: bytes) -> str:
+    def write(
+        self, place: Place, offset: int, generation: int, data: bytes, needs: Iterable[str] = ()
+    ) -> str:
         """Write a checkpoint under a name of its own; return the name.
 
         One partition's checkpoints are to be written in the order of its records.
@@ -120,6 +128,8 @@ class Checkpoints:
             The group's generation in which the partition is ours; at least 0.
         data
             The state.
+        needs
+            Names of the segments that belong to it; they are on the storage.
 
         Raises
         ------
@@ -131,8 +141,9 @@ class Checkpoints:
             raise ValueError(msg)
         number = next(self._numbers)
         own = f"{offset:020d}-{generation:010d}-{self.writer}-{number:010d}"
-        name = f"{self._folder(place)}/{own}"
-        self._storage.write(name, data)
+        name, needs = f"{self.folder(place)}/{own}", set(needs)
+        self._storage.write(name, framed(data, needs))
+        self._needs[name] = needs
         self._good.setdefault(place, set()).add(name)
         return name
 
@@ -156,14 +167,27 @@ class Checkpoints:
             If the storage cannot be reached. It is no reason to begin with an older checkpoint.
         """
         self._look_for_others(place)
-        for file in reversed(_one_history(self._files(place))):
+        folder = self.folder(place)
+        files = _files(folder, self._storage.list(folder))
+        for file in reversed(_one_history(files)):
             if file.offset > at_most:
                 continue
             try:
-                data = self._storage.read(file.name)
+                data = unframed(self._storage.read(file.name))
             except DataError:
                 continue  # pruned meanwhile: its owner has newer ones
             yield Checkpoint(file.name, file.offset, file.generation, file.writer, data)
+
+    def names(self, place: Place) -> set[str]:
+        """Return the names that a partition's files have in its folder.
+
+        Raises
+        ------
+        SetupError
+            If the storage cannot be reached.
+        """
+        folder = self.folder(place)
+        return {name.removeprefix(f"{folder}/") for name in self._storage.list(folder)}
 
     def confirm(self, place: Place, checkpoint: Checkpoint) -> None:
         """Note that a checkpoint is whole, so that older ones are not needed."""
@@ -175,7 +199,7 @@ class Checkpoints:
         For the owner of the partition only; a former owner that has been fenced and does not know
         yet does no harm. That a file is whole is known of those that this object wrote or was
         told of by :meth:`confirm`. As long as none of them is at or below the committed offset
-        nothing is deleted; then these are:
+        nothing is deleted; then segments that no file needs are, and these files:
 
         - At or below the committed offset, what is older than the newest file known to be whole
           and not among the ``keep`` newest. So the newest whole one stays, whichever that is, and
@@ -203,7 +227,9 @@ class Checkpoints:
         SetupError
             If the storage cannot be reached; some files may be gone, and the rest waits.
         """
-        files = self._files(place)
+        folder = self.folder(place)
+        names = self._storage.list(folder)
+        files = _files(folder, names)
         good = self._good.setdefault(place, set())
         below = [file for file in reversed(_one_history(files)) if file.offset <= committed]
         newest = next((i for i, file in enumerate(below) if file.name in good), None)
@@ -220,22 +246,26 @@ class Checkpoints:
         for file in useless:
             self._storage.delete(file.name)
             good.discard(file.name)
-        return [file.name for file in useless]
+            self._needs.pop(file.name, None)
+        pruned = [file.name for file in useless]
+        try:
+            needs = set().union(*(self._needed(x.name) for x in files if x not in set(useless)))
+        except DataError:
+            return pruned  # damaged, or gone: who owned it meanwhile knows better
+        names_here = {name.removeprefix(f"{folder}/") for name in names}
+        return pruned + self.segments.prune(folder, names_here, needs, generation)
 
-    def _folder(self, place: Place) -> str:
+    def folder(self, place: Place) -> str:
+        """Return where the files of a partition are."""
         (topic, number), topic_id = place
         return f"{FOLDER}/{self._cluster}/{_part(topic)}/{_part(topic_id)}/{number}"
 
-    def _files(self, place: Place) -> list[_File]:
-        """Return a partition's files, the newest last; what has no such name is none of them."""
-        folder = self._folder(place)
-        found = []
-        for name in self._storage.list(folder):
-            match = NAME.fullmatch(name.removeprefix(f"{folder}/"))
-            if match:
-                offset, generation, writer, number = match.groups()
-                found.append(_File(int(offset), int(generation), writer, int(number), name))
-        return sorted(found)
+    def _needed(self, name: str) -> set[str]:
+        """Return the segments that a file needs; read once, since files never change."""
+        if name not in self._needs:
+            with self._storage.open(name) as file:
+                self._needs[name] = needed(file)
+        return self._needs[name]
 
     def _look_for_others(self, place: Place) -> None:
         """Report, once a topic, checkpoints of an earlier topic of the same name."""
@@ -254,6 +284,17 @@ class Checkpoints:
                 topic_id=topic_id,
                 directory=f"{folder}/{other}",
             )
+
+
+def _files(folder: str, names: Iterable[str]) -> list[_File]:
+    """Return a partition's files, the newest last; what has no such name is none of them."""
+    found = []
+    for name in names:
+        match = NAME.fullmatch(name.removeprefix(f"{folder}/"))
+        if match:
+            offset, generation, writer, number = match.groups()
+            found.append(_File(int(offset), int(generation), writer, int(number), name))
+    return sorted(found)
 
 
 def _one_history(files: Iterable[_File]) -> list[_File]:

@@ -18,6 +18,10 @@ class Duration(int):
     """A length of time in ns, written ``250ms``, ``30s``, ``15m``, ``12h`` or ``7d``."""
 
 
+class Size(int):
+    """A number of bytes, at least one, written ``512KiB``, ``512MiB`` or ``2GiB``."""
+
+
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Unknown keys are errors."""
 
@@ -211,6 +215,19 @@ class Limits(_Strict, frozen=True, kw_only=True):
     max_future: Duration = Duration(3600 * SECOND)
 
 
+class State(_Strict, frozen=True, kw_only=True):
+    """Memory for what a worker knows of each key, divided over the partitions that it has.
+
+    Keys beyond that wait on the local disk, those that were idle longest first, and come back with
+    their windows; no output depends on it. ``spill`` is a directory for them (default: among the
+    temporary files of the system); what a crashed worker leaves there is of no use to anyone.
+    Open windows of event time stay in memory, within ``memory`` or not.
+    """
+
+    memory: Size = Size(2 * 1024**3)
+    spill: str | None = None
+
+
 class Checkpoints(_Strict, frozen=True, kw_only=True):
     """The state of each partition is kept on the storage, to go on from after a restart.
 
@@ -239,5 +256,6 @@ class Pipeline(_Strict, frozen=True, kw_only=True):
     partitions: Positive = 4
     scoring: Scoring = Scoring()
     limits: Limits = Limits()
+    state: State = State()
     checkpoints: Checkpoints = Checkpoints()
     streams: dict[str, Stream]

@@ -12,13 +12,14 @@ import msgspec
 import yaml
 
 from schemas import config
-from schemas.config import Duration, Pipeline, Stream
+from schemas.config import Duration, Pipeline, Size, Stream
 from schemas.errors import ConfigError
 from schemas.nearest import nearest
 
 __all__ = ["load_pipeline", "parse_pipeline"]
 
 _UNITS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+_SIZES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _WINDOWS: dict[str, type[msgspec.Struct]] = {
     "sliding": config.Sliding,
     "tumbling": config.Tumbling,
@@ -122,9 +123,20 @@ def _duration(value: object) -> Duration:
     return Duration(round(float(match[1]) * _UNITS[match[2]]))
 
 
+def _size(value: object) -> Size:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]iB)", str(value).strip())
+    size = Size(round(float(match[1]) * _SIZES[match[2]])) if match else Size(0)
+    if not size:
+        msg = "Expected a size such as 512KiB, 512MiB or 2GiB"
+        raise ValueError(msg)
+    return size
+
+
 def _hook(kind: type, value: object) -> object:
     if kind is Duration:
         return _duration(value)
+    if kind is Size:
+        return _size(value)
     raise NotImplementedError
 
 

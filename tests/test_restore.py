@@ -17,7 +17,6 @@ from agents.account import RecentIds
 from agents.decode import Decoder
 from agents.fitting import build_history, fit_route
 from agents.judge import Result
-from agents.keys import KeyTable
 from agents.pipeline import Pipeline
 from agents.snapshot import pack, unpack
 from connectors.base import Fetch, Partition, flatten
@@ -232,13 +231,9 @@ def test_a_snapshot_stays_as_it_is(kind: str) -> None:
 
 
 def test_order_is_kept() -> None:
-    keys, ids = KeyTable(), RecentIds(3)
-    keys.assign(["b", "a", "c"])
+    ids, other_ids = RecentIds(3), RecentIds(3)
     assert [ids.fresh(i) for i in "abcd"] == [True] * 4
-    other_keys, other_ids = KeyTable(), RecentIds(3)
-    other_keys.restore(keys.state())
     other_ids.restore(ids.state())
-    assert other_keys.assign(["c", "d", "b"]).tolist() == [2, 3, 0]
     assert [other_ids.fresh(i) for i in "bac"] == [False, True, False]
 
 

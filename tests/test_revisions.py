@@ -54,7 +54,7 @@ def windows(
         added = windower.add(part, Features(num, cat), group(table.assign(part.key)))
         state = windower.state()
         windower = make_windower(stream, 1, 1, **options)
-        windower.restore(state)
+        windower.restore(state, table.find)
         parts.append(added.windows)
         late += int(added.late.sum())
     parts.append(windower.finish())

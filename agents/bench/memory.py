@@ -54,15 +54,15 @@ def _measure(keys: int) -> Memory:
     made["streams"][STREAM]["archive"] = False  # archived rows wait for the writer, not here
     pipeline = Pipeline(parse_pipeline(made), time.time_ns)
     _fill(pipeline, range(WARM_KEYS), partition=1)  # code and buffers of the first fetches
-    before, state = _resident(), pipeline.state_bytes()
+    before, state = resident_bytes(), pipeline.state_bytes()
     _fill(pipeline, range(keys), partition=0)
-    resident = _resident()
+    resident = resident_bytes()
     ctypes.CDLL(None).malloc_trim(0)
     return Memory(
         keys=keys,
         windows=SIZE * (4 * len(NUMBERS) + PER_STEP),
         state=(pipeline.state_bytes() - state) / keys,
-        held=(_resident() - before) / keys,
+        held=(resident_bytes() - before) / keys,
         resident=(resident - before) / keys,
         machine=machine(),
     )
@@ -87,7 +87,7 @@ def _fetch(partition: int, offsets: range, values: list[bytes]) -> Fetch:
     )
 
 
-def _resident() -> int:
+def resident_bytes() -> int:
     """Bytes that the process holds in memory."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):

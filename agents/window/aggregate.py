@@ -9,8 +9,17 @@ import numpy as np
 from agents.encode import Features
 from agents.keys import Groups
 from agents.records import Ints, Records
+from agents.rows import Rows
 from agents.snapshot import State
-from agents.window.base import Added, Windows, joined, newest_times, no_windows
+from agents.window.base import (
+    Added,
+    Find,
+    Marks,
+    Windows,
+    joined,
+    newest_times,
+    no_windows,
+)
 from agents.window.span import STATISTICS, Span, Totals, aggregates
 
 
@@ -36,11 +45,14 @@ class AggregateWindows:
         Whether windows are complete only when no record can change them any more.
     """
 
+    by_slot = True
+
     def __init__(
         self, length: int, hop: int, lateness: int, features: int, fields: int, *, final: bool
     ) -> None:
         self.length, self.hop, self.lateness = length, hop, lateness
         self._wait = lateness if final else 0
+        self.rows = Rows()
         self._shape = (features, fields)
         self._spans: dict[int, Span] = {}  # by end
         self._newest = -(2**62)
@@ -95,20 +107,28 @@ class AggregateWindows:
         return windows
 
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
+        """Bytes of the windows that are open or can change."""
         return sum(span.nbytes() for span in self._spans.values())
+
+    def held(self, slots: int) -> Marks:
+        """Tell which slots have a row in a window."""
+        held = np.zeros(slots, dtype=bool)
+        for span in self._spans.values():
+            rows = span.row_of[:slots]
+            held[: len(rows)] |= rows >= 0
+        return held
 
     def state(self) -> State:
         """Copy the state."""
         spans = [{"end": end, **span.state()} for end, span in self._spans.items()]
         return {"newest": self._newest, "spans": spans}
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: State, find: Find) -> None:
         """Go on from a state."""
         self._newest = state["newest"]
         self._spans = {}
         for part in state["spans"]:
-            self._span(part["end"]).restore(part)
+            self._span(part["end"]).restore(part, find(part["key"]))
 
     def _span(self, end: int) -> Span:
         if end not in self._spans:

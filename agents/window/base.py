@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from agents.encode import Features
 from agents.keys import Groups
 from agents.records import Ints, Records
+from agents.rows import Rows
 from agents.snapshot import State
 
 Marks = NDArray[np.bool_]
@@ -100,8 +101,19 @@ class Added:
     behind: Ints | None = None
 
 
+Find = Callable[[Sequence[str]], Ints]
+"""Returns the slots of keys."""
+
+
 class Windower(Protocol):
-    """Window state of one partition."""
+    """Window state of one partition.
+
+    ``rows`` is what it knows of each key, by slot; ``by_slot`` tells whether a key must keep its
+    slot from one fetch to the next, for these rows or otherwise.
+    """
+
+    rows: Rows
+    by_slot: bool
 
     def add(self, records: Records, features: Features, groups: Groups) -> Added:
         """Take in records in offset order; return the windows that they complete."""
@@ -112,15 +124,19 @@ class Windower(Protocol):
         ...
 
     def nbytes(self) -> int:
-        """Bytes that the arrays of the state occupy."""
+        """Bytes that the state occupies, rows included."""
+        ...
+
+    def held(self, slots: int) -> Marks:
+        """Tell which of the first slots open windows refer to, so that they must stay."""
         ...
 
     def state(self) -> State:
-        """Copy the state, of arrays the rows in use."""
+        """Copy the state beside the rows."""
         ...
 
-    def restore(self, state: State) -> None:
-        """Go on from a state."""
+    def restore(self, state: State, find: Find) -> None:
+        """Go on from a state; whatever keys it names have slots already."""
         ...
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from agents.encode import Features
 from agents.keys import Groups, group, running
 from agents.records import Ints, Records
+from agents.rows import Rows
 from agents.snapshot import State
-from agents.window.base import Added, Marks, Windows, newest_times, no_windows
+from agents.window.base import Added, Find, Marks, Windows, newest_times, no_windows
 from agents.window.slots import (
     COUNT,
     FIRST,
@@ -64,6 +65,8 @@ class SessionWindows:
         Whether sessions are complete only when no record can change them any more.
     """
 
+    by_slot = False
+
     def __init__(
         self, window: Session, lateness: int, features: int, fields: int, *, final: bool
     ) -> None:
@@ -71,6 +74,7 @@ class SessionWindows:
         self._gap = int(window.gap)
         self._over = self._gap + (lateness if final else 0)
         self._gone = self._gap + lateness
+        self.rows = Rows()
         self._slots = Slots(window.size, features, fields)
         self._newest = _NEVER
         self._seen = 0
@@ -106,14 +110,18 @@ class SessionWindows:
         return self._windows(complete)
 
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
+        """Bytes of the sessions that are open or can change."""
         return self._slots.nbytes()
+
+    def held(self, slots: int) -> Marks:
+        """No slot is: sessions are found by the names of their entities."""
+        return np.zeros(slots, dtype=bool)
 
     def state(self) -> State:
         """Copy the state."""
         return {"newest": self._newest, "seen": self._seen, "slots": self._slots.state()}
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: State, find: Find) -> None:
         """Go on from a state."""
         self._newest, self._seen = state["newest"], state["seen"]
         self._slots.restore(state["slots"])

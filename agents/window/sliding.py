@@ -9,10 +9,11 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from agents.encode import Features
-from agents.keys import Groups, grow, used
+from agents.keys import Groups
 from agents.records import Records
-from agents.snapshot import State, copied, put_back
-from agents.window.base import Added, Windows, no_windows
+from agents.rows import Rows
+from agents.snapshot import State
+from agents.window.base import Added, Find, Marks, Windows, no_windows
 from schemas.config import Sliding
 
 D = TypeVar("D", np.float32, np.int32)
@@ -20,6 +21,11 @@ D = TypeVar("D", np.float32, np.int32)
 
 class SingleRecords:
     """Windows of one record: no state at all."""
+
+    by_slot = False
+
+    def __init__(self) -> None:
+        self.rows = Rows()
 
     def add(self, records: Records, features: Features, groups: Groups) -> Added:
         """Make each record a window."""
@@ -48,11 +54,15 @@ class SingleRecords:
         """No state."""
         return 0
 
+    def held(self, slots: int) -> Marks:
+        """No slot is."""
+        return np.zeros(slots, dtype=bool)
+
     def state(self) -> State:
         """No state."""
         return {}
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: State, find: Find) -> None:
         """No state."""
 
 
@@ -63,29 +73,35 @@ class SlidingWindows:
     window is one contiguous piece of it.
     """
 
-    _STATE = ("_num", "_cat", "_time", "_offset", "_count")
+    by_slot = True
 
     def __init__(self, window: Sliding, features: int, fields: int) -> None:
         self.window = window
+        self._features, self._fields = features, fields
         past = window.size - 1
-        self._num = np.empty((0, past, features), dtype=np.float32)
-        self._cat = np.empty((0, past, fields), dtype=np.int32)
-        self._time = np.empty((0, past), dtype=np.int64)
-        self._offset = np.empty((0, past), dtype=np.int64)
-        self._count = np.zeros(0, dtype=np.int64)
+        self.rows = Rows(
+            {
+                "num": np.empty((0, past, features), dtype=np.float32),
+                "cat": np.empty((0, past, fields), dtype=np.int32),
+                "time": np.empty((0, past), dtype=np.int64),
+                "offset": np.empty((0, past), dtype=np.int64),
+                "count": np.empty(0, dtype=np.int64),
+            }
+        )
 
     def add(self, records: Records, features: Features, groups: Groups) -> Added:
         """Append records; every ``stride``-th of a key completes a window."""
         n, size = len(records), self.window.size
         if n == 0:
             return Added(self.finish(), np.zeros(0, dtype=bool))
-        self._grow(int(groups.slot.max()) + 1)
+        self.rows.reach(int(groups.slot.max()) + 1)
+        count = self.rows["count"]
         of_group, order = groups.of_sorted, groups.order
         place = np.arange(n) + (size - 1) * (of_group + 1)  # of each sorted record in the buffer
         history = (groups.start + (size - 1) * np.arange(len(groups.slot)))[:, None] + np.arange(
             size - 1
         )
-        seen = self._count[groups.slot][of_group] + groups.rank + 1
+        seen = count[groups.slot][of_group] + groups.rank + 1
         emitted = (seen >= self.window.least) & (
             (seen - self.window.least) % self.window.stride == 0
         )
@@ -98,18 +114,19 @@ class SlidingWindows:
         row = order[arrival]
         buffers = []
         tail = history + groups.count[:, None]
-        for state, new in (
-            (self._num, features.num),
-            (self._cat, features.cat),
-            (self._time, records.time),
-            (self._offset, records.offset),
+        for name, new in (
+            ("num", features.num),
+            ("cat", features.cat),
+            ("time", records.time),
+            ("offset", records.offset),
         ):
+            state = self.rows[name]
             buffer = np.zeros((n + (size - 1) * len(groups.slot) + size, *new.shape[1:]), new.dtype)
             buffer[history] = state[groups.slot]
             buffer[place] = new[order]
             state[groups.slot] = buffer[tail]
             buffers.append(buffer)
-        self._count[groups.slot] += groups.count
+        count[groups.slot] += groups.count
         num, cat, time, offset = buffers
         windows = Windows(
             num=_cut(num, first, length, size),
@@ -129,23 +146,22 @@ class SlidingWindows:
 
     def finish(self) -> Windows:
         """Nothing is ever open: a window is complete with its last record."""
-        return no_windows(self.window.size, self._num.shape[2], self._cat.shape[2])
+        return no_windows(self.window.size, self._features, self._fields)
 
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        return sum(getattr(self, name).nbytes for name in self._STATE)
+        return self.rows.nbytes
+
+    def held(self, slots: int) -> Marks:
+        """No slot is: all there is of a key is in its row."""
+        return np.zeros(slots, dtype=bool)
 
     def state(self) -> State:
-        """Copy the state."""
-        return copied(self, self._STATE, used(self._count))
+        """No state but the rows."""
+        return {}
 
-    def restore(self, state: State) -> None:
-        """Go on from a state."""
-        put_back(self, self._STATE, state)
-
-    def _grow(self, slots: int) -> None:
-        for name in self._STATE:
-            setattr(self, name, grow(getattr(self, name), slots))
+    def restore(self, state: State, find: Find) -> None:
+        """No state but the rows."""
 
 
 def _cut(

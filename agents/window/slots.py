@@ -22,6 +22,7 @@ FACTS = (
     "pending",  # whether it has changed since it was published
 )
 START, NEWEST, COUNT, FIRST, LAST, LOG_TIME, NUMBER, REVISION, JUDGED, PENDING = range(len(FACTS))
+_NAMED = 400  # bytes of an entity: its names, its list of slots, its place among the others
 _EMPTY = np.array([2**62, -(2**62), 0, 2**62, 0, 0, 0, 0, 0, 1])
 
 
@@ -128,8 +129,9 @@ class Slots:
         mine[[LAST, LOG_TIME, JUDGED]] = np.maximum(mine, theirs)[[LAST, LOG_TIME, JUDGED]]
 
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
-        return sum(a.nbytes for a in (self.num, self.cat, self.time, self.facts, self.in_use))
+        """Bytes of the arrays, and about those of the names of the sessions that there are."""
+        arrays = sum(a.nbytes for a in (self.num, self.cat, self.time, self.facts, self.in_use))
+        return arrays + _NAMED * len(self.of)
 
     def state(self) -> State:
         """Copy the sessions in the order of their opening; their slots mean nothing."""

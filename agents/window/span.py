@@ -29,6 +29,7 @@ _OPERATIONS = {
     "log_time": np.maximum,
 }
 _FILL = {"least": np.inf, "most": -np.inf, "first": 2**62}  # of rows without records; else 0
+_KEY = 72  # bytes of a key of a dozen letters, and of its place in a list
 _UPPER_HALF = ~np.int64(2**29 - 1)  # leaves 24 of the 53 binary digits of a float64
 
 Totals = Mapping[str, NDArray[Any]]
@@ -94,24 +95,19 @@ class Span:
         return values
 
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
+        """Bytes of the arrays, and about those of the keys."""
         rows: list[NDArray[Any]] = [getattr(self, name) for name in self._ROWS]
-        return self.row_of.nbytes + sum(array.nbytes for array in rows)
+        arrays = self.row_of.nbytes + sum(array.nbytes for array in rows)
+        return arrays + _KEY * len(self.key)
 
     def state(self) -> State:
-        """Copy the state; ``slots`` are those of the rows."""
-        slots = np.flatnonzero(self.row_of >= 0)
-        slots = slots[np.argsort(self.row_of[slots])]
-        return {
-            "slots": slots,
-            "key": self.key.copy(),
-            **copied(self, self._ROWS, len(self.key)),
-        }
+        """Copy the state; the keys are in the order of the rows."""
+        return {"key": self.key.copy(), **copied(self, self._ROWS, len(self.key))}
 
-    def restore(self, state: State) -> None:
-        """Go on from a state."""
+    def restore(self, state: State, slots: Ints) -> None:
+        """Go on from a state whose keys have these slots."""
         put_back(self, self._ROWS, state)
-        slots, self.key = state["slots"], list(state["key"])
+        self.key = list(state["key"])
         self.row_of = np.full(int(slots.max(initial=-1)) + 1, -1, dtype=np.int64)
         self.row_of[slots] = np.arange(len(slots))
 

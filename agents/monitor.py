@@ -9,7 +9,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from connectors.base import Fetch, Output
+from connectors.base import Fetch, Output, Partition
 
 
 class Monitor:
@@ -22,6 +22,12 @@ class Monitor:
         )
         self._outputs = Counter(
             "eddy_outputs", "Messages handed over for publishing", ["topic"], registry=self.registry
+        )
+        self._expired = Counter(
+            "eddy_records_expired",
+            "Records that the log's retention deleted before they were read",
+            ["topic", "partition"],
+            registry=self.registry,
         )
         self._seconds = Histogram(
             "eddy_batch_seconds", "Time to process a batch of fetches", registry=self.registry
@@ -41,6 +47,10 @@ class Monitor:
         for topic, count in counts.items():
             self._outputs.labels(topic).inc(count)
         self._seconds.observe(seconds)
+
+    def expired(self, partition: Partition, count: int) -> None:
+        """Count records that were gone before they were read."""
+        self._expired.labels(*partition).inc(count)
 
 
 Probe = Callable[[], tuple[bool, bool, str]]

@@ -3,7 +3,12 @@
 A checkpoint is the state of one partition before some offset. What it holds is for others to say,
 and to check; here it is bytes under a name that tells where they belong::
 
-    checkpoints/<cluster>/<topic>/<topic id>/<partition>/<offset>-<generation>-<writer>-<number>
+    checkpoints/<cluster>/<topic>/<topic id>/<partition>/
+        <offset>-<generation>-<writer>-<number>-v<version>
+
+The version is that of the format of what it holds. During a rolling upgrade two versions of Eddy
+share a group: the older one leaves the files of the newer one alone, and the newer one may read
+those of the older.
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ FOLDER = "checkpoints"
 KEEP = 3
 
 PART = re.compile(r"[A-Za-z0-9._-]+")
-NAME = re.compile(r"(\d{20})-(\d{10})-([0-9a-f]{16})-(\d{10})")
+NAME = re.compile(r"(\d{20})-(\d{10})-([0-9a-f]{16})-(\d{10})(?:-v(\d+))?")
 
 
 class Place(NamedTuple):
@@ -47,6 +52,7 @@ class _File:
     generation: int
     writer: str
     number: int
+    version: int
     name: str
 
 
@@ -85,6 +91,9 @@ class Checkpoints:
         Where the files are.
     cluster
         Id of the cluster: the same topic on another one has other records.
+    version
+        Version of the format of what is written. Files of later versions count as not there: a
+        later Eddy's, whose state nobody else can read or judge.
 
     Notes
     -----
@@ -96,10 +105,11 @@ class Checkpoints:
     is left out.
     """
 
-    def __init__(self, storage: Storage, cluster: str) -> None:
+    def __init__(self, storage: Storage, cluster: str, version: int = 1) -> None:
         self.writer = uuid.uuid4().hex[:16]
         self._storage = storage
         self._cluster = _part(cluster)
+        self._version = version
         self._numbers = itertools.count()
         # names of files that are known to be whole, by partition
         self._good: dict[Place, set[str]] = {}
@@ -130,7 +140,7 @@ class Checkpoints:
             msg = f"offset {offset} and generation {generation} of a checkpoint are at least 0"
             raise ValueError(msg)
         number = next(self._numbers)
-        own = f"{offset:020d}-{generation:010d}-{self.writer}-{number:010d}"
+        own = f"{offset:020d}-{generation:010d}-{self.writer}-{number:010d}-v{self._version}"
         name = f"{self._folder(place)}/{own}"
         self._storage.write(name, data)
         self._good.setdefault(place, set()).add(name)
@@ -156,6 +166,7 @@ class Checkpoints:
             If the storage cannot be reached. It is no reason to begin with an older checkpoint.
         """
         self._look_for_others(place)
+        self._look_for_later(place, at_most)
         for file in reversed(_one_history(self._files(place))):
             if file.offset > at_most:
                 continue
@@ -227,15 +238,38 @@ class Checkpoints:
         return f"{FOLDER}/{self._cluster}/{_part(topic)}/{_part(topic_id)}/{number}"
 
     def _files(self, place: Place) -> list[_File]:
+        """Return a partition's files that this version knows, the newest last."""
+        return [file for file in self._all_files(place) if file.version <= self._version]
+
+    def _all_files(self, place: Place) -> list[_File]:
         """Return a partition's files, the newest last; what has no such name is none of them."""
         folder = self._folder(place)
         found = []
         for name in self._storage.list(folder):
             match = NAME.fullmatch(name.removeprefix(f"{folder}/"))
             if match:
-                offset, generation, writer, number = match.groups()
-                found.append(_File(int(offset), int(generation), writer, int(number), name))
+                offset, generation, writer, number, version = match.groups()
+                file = _File(
+                    int(offset), int(generation), writer, int(number), int(version or 1), name
+                )
+                found.append(file)
         return sorted(found)
+
+    def _look_for_later(self, place: Place, at_most: int) -> None:
+        """Report that the best checkpoint is one which only a later version can read."""
+        files = [file for file in self._all_files(place) if file.offset <= at_most]
+        if not files or files[-1].version <= self._version:
+            return
+        own = [file.offset for file in files if file.version <= self._version]
+        log.warning(
+            "the newest checkpoint was written by a later version of Eddy: it is left for that, "
+            "and this worker goes on from an older one or, without one, from the last records "
+            "before the commit; finish the upgrade, or roll it back on all workers",
+            name=files[-1].name,
+            version=files[-1].version,
+            ours=self._version,
+            older_at=own[-1] if own else None,
+        )
 
     def _look_for_others(self, place: Place) -> None:
         """Report, once a topic, checkpoints of an earlier topic of the same name."""

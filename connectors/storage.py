@@ -27,6 +27,8 @@ MANIFEST = "manifest.json"
 
 SCHEMES = ("file", "s3", "gs")
 
+IDENTITY = "storage-id"
+
 # Files being written; they are invisible, and no name may look like one.
 TEMPORARY = ".writing-"
 
@@ -81,6 +83,25 @@ class Storage:
             self._fs = fs.SubTreeFileSystem(path, filesystem)
             self._directory = Path(path)
             self._fs.get_file_info("")
+
+    def identify(self) -> str:
+        """Return what tells this storage from all others, from whichever host it is seen.
+
+        A bucket is named by its URI. One path may be another directory on each host, so a
+        directory has a random id in a file, which its first user makes.
+
+        Raises
+        ------
+        SetupError
+            If the storage cannot be reached.
+        """
+        if not self._local:
+            return self.uri.rstrip("/")
+        with self._reachable("identify"):
+            path = self._directory / IDENTITY
+            if not path.exists():
+                _write_once(path, uuid.uuid4().hex.encode())
+            return path.read_text()
 
     def __repr__(self) -> str:
         return f"Storage({self.uri!r})"
@@ -301,3 +322,17 @@ def _write_local(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _write_once(path: Path, data: bytes) -> None:
+    """Write a file unless there is one; of several who try at once, one succeeds."""
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    _write_local(temporary, data)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from connectors.files import read_messages
 from connectors.kafka.admin import ensure_topics, topic_partitions
 from connectors.kafka.sink import KafkaSink
 from connectors.kafka.source import KafkaSource
-from connectors.storage import Storage
+from connectors.storage import Storage, without_credentials
 from detectors import CATALOGUE, detector_class
 from schemas import messages
 from schemas.config import Pipeline as Config
@@ -195,7 +195,9 @@ def validate(config: Config, as_json: bool) -> None:
             detector_class(route.detector)(**route.settings)
     settings = dict.fromkeys(config.kafka.settings, "(set)")  # they may hold a password
     shown = msgspec.structs.replace(
-        config, kafka=msgspec.structs.replace(config.kafka, settings=settings)
+        config,
+        kafka=msgspec.structs.replace(config.kafka, settings=settings),
+        storage=without_credentials(config.storage),
     )
     if as_json:
         echo_json(shown)

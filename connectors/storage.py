@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +22,7 @@ from pyarrow import fs
 
 from schemas.errors import ConfigError, DataError, SetupError
 
-__all__ = ["MANIFEST", "Storage", "StoredFile"]
+__all__ = ["MANIFEST", "Storage", "StoredFile", "without_credentials"]
 
 MANIFEST = "manifest.json"
 
@@ -66,8 +67,7 @@ class Storage:
 
     def __init__(self, uri: str | Path) -> None:
         self._given = str(uri)
-        # neither credentials nor options belong in messages
-        self.uri = re.sub(r"(?<=://)[^/@]*@|\?.*$", "", self._given)
+        self.uri = without_credentials(self._given)
         scheme, separator, _ = self._given.partition("://")
         if separator and scheme not in SCHEMES:
             msg = f"storage {self.uri}: no scheme {scheme!r}; use a directory, s3:// or gs://"
@@ -278,18 +278,33 @@ class Storage:
             msg = f"storage {self.uri}: {name} is no whole Parquet file ({error}); delete it"
             raise DataError(msg) from error
 
+    def _without_secrets(self, text: str) -> str:
+        """Take credentials out of what a client says, however it quotes them."""
+        text = text.replace(self._given, self.uri)
+        found = re.search(r"(?<=://)(?=[^/@]*[:@])(.*)@", self._given)
+        for part in found[1].split(":") if found else ():
+            for written in filter(None, (part, unquote(part))):
+                text = text.replace(written, "…")
+        return text
+
     @contextmanager
     def _reachable(self, action: str) -> Iterator[None]:
         """Turn what a file system raises into an error that names the storage."""
         try:
             yield
         except (OSError, pa.ArrowException) as error:
-            why = str(error).replace(self._given, self.uri)
+            why = self._without_secrets(str(error))
             msg = (
                 f"cannot {action} storage {self.uri}: {why}. "
                 "Check the URI, the credentials, and that the place can be written to"
             )
-            raise SetupError(msg) from error
+            raise SetupError(msg) from None  # what it quotes is not for a traceback
+
+
+def without_credentials(uri: str) -> str:
+    """Return a storage's URI without credentials and options, which belong in no message."""
+    # a key that is not quoted as it should be may hold a slash or an at sign
+    return re.sub(r"(?<=://)(?=[^/@]*[:@]).*@|\?.*$", "", uri)
 
 
 def _impatient(uri: str) -> str:

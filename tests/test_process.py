@@ -21,8 +21,6 @@ import pytest
 from tests.kafka_support import eventually
 from tests.pipelines import document
 
-SECRET = "tops3cret"
-
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -82,21 +82,16 @@ def _unbounded(message: bytes) -> Bad | None:
     """Add up what a stream says that it will expand to, and how many rows it says it has."""
     limit = max(SMALL_BYTES, EXPANSION * len(message))
     rows = expanded = 0
-    with pa.ipc.MessageReader.open_stream(message) as reader:
-        while True:
-            try:
-                part = reader.read_next_message()
-            except StopIteration:
-                break
-            if part.type not in ("record batch", "dictionary"):
-                continue
-            count, size = _announced(bytes(part.metadata), part.body)
-            rows, expanded = rows + count, expanded + size
-            if not 0 <= expanded <= limit or count < 0:
-                return Bad("too_large", f"expands to {expanded} bytes, the limit is {limit}")
-            # a row that takes no byte costs something all the same
-            if rows > max(SMALL_BYTES >> 4, len(message), expanded):
-                return Bad("too_large", f"{rows} rows in {expanded} bytes")
+    for part in pa.ipc.MessageReader.open_stream(message):
+        if part.type not in ("record batch", "dictionary"):
+            continue
+        count, size = _announced(bytes(part.metadata), part.body)
+        rows, expanded = rows + count, expanded + size
+        if count < 0 or size < 0 or expanded > limit:
+            return Bad("too_large", f"expands to {expanded} bytes, the limit is {limit}")
+        # a row that takes no byte costs something all the same
+        if rows > max(SMALL_BYTES >> 4, len(message), expanded):
+            return Bad("too_large", f"{rows} rows in {expanded} bytes")
     return None
 
 

@@ -85,7 +85,14 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
         return "it holds characters that YAML does not allow"
     mark = error.problem_mark or error.context_mark
     where = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
-    return ", ".join(filter(None, [error.context, error.problem])) + where
+    said = ", ".join(filter(None, [error.context, error.problem]))
+    if not isinstance(error, _GivenTwice):
+        said = re.sub(r"'[^']{2,}'", "…", said)  # a password after * or ! is taken for a name
+    return said + where
+
+
+class _GivenTwice(yaml.constructor.ConstructorError):
+    """A key stands twice."""
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -95,7 +102,7 @@ class _UniqueKeys(yaml.SafeLoader):
         keys = [self.construct_object(k, deep=True) for k, _ in node.value]
         twice = {k for k in keys if keys.count(k) > 1}
         if twice:
-            raise yaml.constructor.ConstructorError(
+            raise _GivenTwice(
                 None, None, f"key {sorted(map(str, twice))[0]!r} is given twice", node.start_mark
             )
         return super().construct_mapping(node, deep)

@@ -72,7 +72,9 @@ def test_a_wrong_file_tells_no_secret(tmp_path: Path, wrong: str) -> None:
     [
         f"kafka: {{settings: {{sasl_plain_password: '{SECRET}}}}}\nstreams: {{}}",
         f"kafka:\n  settings:\n    sasl_plain_password: {SECRET}: x\n",
-        f"password: &{SECRET} {SECRET}\nother: *{SECRET}x\n",
+        f"password: *{SECRET}\n",
+        f"password: !{SECRET} x\n",
+        f"password: '{SECRET}\n",
         f"{SECRET}: 1\n  {SECRET}: 2",
         f"kafka: '{SECRET}\x00'",
     ],
@@ -84,7 +86,7 @@ def test_a_file_that_is_no_yaml_is_not_quoted(tmp_path: Path, text: str) -> None
         load_pipeline(pipeline)
     assert "not valid YAML" in str(caught.value)
     chain = [str(caught.value), str(caught.value.__cause__)]
-    assert told("".join(chain).replace(f"'{SECRET}", "")) == []
+    assert told("".join(chain)) == []
 
 
 @pytest.mark.parametrize(

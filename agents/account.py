@@ -80,4 +80,5 @@ class RecentIds:
 
     def restore(self, state: State) -> None:
         """Go on from a state."""
-        self._seen = dict.fromkeys(state["seen"])
+        seen = state["seen"]  # of a longer horizon, if that was another one
+        self._seen = dict.fromkeys(seen[max(0, len(seen) - self._horizon) :])

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from agents.records import Ints, Records
+from agents.records import Floats, Ints, Records
 from agents.window import Windows
 from connectors.archive import Archive
 from connectors.base import Partition
 from connectors.storage import Storage
-from schemas.config import Stream
+from schemas.config import Session, Stream
 
 
 def record_archive(storage: Storage, stream: str) -> Archive:
@@ -114,8 +114,7 @@ def archived_records(stream: Stream, table: pa.Table) -> list[Records]:
 
 
 def _records(stream: Stream, partition: Partition, part: pa.Table) -> Records:
-    fields = [f"field:{name}" for name in stream.of_type("number")]
-    values = [part[name].to_numpy(zero_copy_only=False) for name in fields]
+    values = [_numbers(part, name) for name in stream.of_type("number")]
     return Records(
         partition=partition,
         offset=part["offset"].to_numpy().copy(),
@@ -123,7 +122,34 @@ def _records(stream: Stream, partition: Partition, part: pa.Table) -> Records:
         time=part["time"].to_numpy().copy(),
         key=part["key"].to_pylist(),
         numbers=np.stack(values, axis=1) if values else np.empty((part.num_rows, 0)),
-        categories=tuple(part[f"field:{n}"].to_pylist() for n in stream.of_type("category")),
-        texts=tuple(part[f"field:{n}"].to_pylist() for n in stream.of_type("text")),
-        session=part["session"].to_pylist() if "session" in part.column_names else None,
+        categories=tuple(_strings(part, n) for n in stream.of_type("category")),
+        texts=tuple(_strings(part, n) for n in stream.of_type("text")),
+        session=_sessions(stream, part),
     )
+
+
+def _sessions(stream: Stream, part: pa.Table) -> list[str] | None:
+    """Read the session ids; empty where the windows were others when it was archived."""
+    if not isinstance(stream.window, Session) or stream.window.id is None:
+        return None
+    if "session" not in part.column_names:
+        return [""] * part.num_rows
+    return [value or "" for value in part["session"].to_pylist()]
+
+
+def _numbers(part: pa.Table, name: str) -> Floats:
+    """Read a field; one that was no number when it was archived, or no field, is missing."""
+    column = part[f"field:{name}"] if f"field:{name}" in part.column_names else None
+    if column is None or not pa.types.is_floating(column.type):
+        return np.full(part.num_rows, np.nan)
+    values: Floats = column.to_numpy(zero_copy_only=False)
+    return values
+
+
+def _strings(part: pa.Table, name: str) -> list[str | None]:
+    """Read a field; one that was a number when it was archived, or no field, is missing."""
+    column = part[f"field:{name}"] if f"field:{name}" in part.column_names else None
+    if column is None or not pa.types.is_string(column.type):
+        return [None] * part.num_rows
+    strings: list[str | None] = column.to_pylist()
+    return strings

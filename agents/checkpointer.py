@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from agents.layout import STATE_VERSION
 from agents.patience import patiently
 from agents.snapshot import State, pack, unpack
 from agents.spilled import put_spill, take_spill
@@ -84,7 +85,7 @@ class Checkpointer:
         generation
             The group's generation in which they are ours.
         """
-        self._files = self._files or Checkpoints(self._storage, cluster)
+        self._files = self._files or Checkpoints(self._storage, cluster, STATE_VERSION)
         self._generation = generation
         # in turn, so that a batch waits for one copy at most
         step = self._every / max(len(places), 1)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import socket
 from functools import partial
 
 import click
-import structlog
 
-from agents.monitor import Monitor, serve_monitor
+from agents.monitor import Monitor
 from agents.options import pipeline_argument
+from agents.process import serve_workers
 from connectors.kafka.admin import identify
+from connectors.kafka.memo import Keeping
 from connectors.kafka.worker import KafkaWorker
 from connectors.storage import Storage
+from detectors.device import pick_device
 from schemas.config import Pipeline as Config
 from schemas.topics import Topics
-
-log = structlog.get_logger(__name__)
 
 _PORT = click.option(
     "--port",
@@ -44,32 +43,38 @@ def run(config: Config, port: int) -> None:
     from agents.rekey import RekeyHandler
     from agents.serve import PipelineHandler
 
-    monitor, storage = Monitor(), Storage(config.storage)
-    handler = PipelineHandler(
-        config, storage, monitor=monitor, identify=partial(identify, config.kafka)
-    )
-    topics = handler.pipeline.topics
-    worker = KafkaWorker(
-        config.kafka,
-        f"{config.name}.worker",
-        handler.pipeline.input_topics,
-        handler,
-        batch=config.scoring.batch,
-        deadline_seconds=int(config.scoring.deadline) / 1e9,
-        follow={topics.models: handler.follow_models},
-        exactly_once=config.delivery == "exactly_once",
-    )
-    workers = [worker]
-    for name, stream in config.streams.items():
-        if stream.key_partitioned:
-            continue
-        stage: list[KafkaWorker] = []
-        rekey = RekeyHandler(config, name, lambda stage=stage: stage[0].exhausted())  # type: ignore[misc]
-        stage.append(
-            KafkaWorker(config.kafka, f"{config.name}.rekey.{name}", [stream.source.topic], rekey)
+    pick_device(config.scoring.device)  # it does not come by waiting
+    monitor = Monitor()
+
+    def workers() -> list[KafkaWorker]:
+        storage = Storage(config.storage)
+        handler = PipelineHandler(
+            config, storage, monitor=monitor, identify=partial(identify, config.kafka)
         )
-        workers += stage
-    _serve(workers, monitor, port)
+        topics = handler.pipeline.topics
+        worker = KafkaWorker(
+            config.kafka,
+            f"{config.name}.worker",
+            handler.pipeline.input_topics,
+            handler,
+            batch=config.scoring.batch,
+            deadline_seconds=int(config.scoring.deadline) / 1e9,
+            follow={topics.models: handler.follow_models},
+            exactly_once=config.delivery == "exactly_once",
+            keeping=Keeping(storage.identify(), f"{storage.uri} on {socket.gethostname()}"),
+        )
+        stages = [worker]
+        for name, stream in config.streams.items():
+            if stream.key_partitioned:
+                continue
+            stage: list[KafkaWorker] = []
+            rekey = RekeyHandler(config, name, lambda stage=stage: stage[0].exhausted())  # type: ignore[misc]
+            group = f"{config.name}.rekey.{name}"
+            stage.append(KafkaWorker(config.kafka, group, [stream.source.topic], rekey))
+            stages += stage
+        return stages
+
+    serve_workers(workers, monitor, port)
 
 
 @click.command()
@@ -87,41 +92,12 @@ def train(config: Config, port: int) -> None:
     """  # noqa: D301
     from agents.train import Trainer
 
-    trainer = Trainer(config, Storage(config.storage))
+    pick_device(config.scoring.device)
     topics = Topics(config.name)
-    worker = KafkaWorker(config.kafka, f"{config.name}.trainer", [topics.retrain], trainer, batch=1)
-    _serve([worker], Monitor(), port)
 
+    def workers() -> list[KafkaWorker]:
+        trainer = Trainer(config, Storage(config.storage))
+        group = f"{config.name}.trainer"
+        return [KafkaWorker(config.kafka, group, [topics.retrain], trainer, batch=1)]
 
-def _serve(workers: list[KafkaWorker], monitor: Monitor, port: int) -> None:
-    """Run workers of one process until the first is told to stop, then stop all."""
-
-    def probe() -> tuple[bool, bool, str]:
-        states = [worker.status() for worker in workers]
-        reason = "; ".join(s.reason for s in states if s.reason)
-        return all(s.ready for s in states), all(s.healthy for s in states), reason
-
-    server = serve_monitor(monitor, probe, port) if port else None
-    try:
-        asyncio.run(_together(workers))
-    finally:
-        if server is not None:
-            server.shutdown()
-            server.server_close()
-
-
-async def _together(workers: list[KafkaWorker]) -> None:
-    first, *others = workers
-    tasks = [asyncio.create_task(worker.main()) for worker in others]
-    for task, worker in zip(tasks, others, strict=True):
-        task.add_done_callback(lambda _: first.stop())
-        log.debug("stage started", worker=repr(worker))
-    try:
-        await first.main(process=True)
-    finally:
-        for worker in others:
-            worker.stop()
-        with contextlib.suppress(asyncio.CancelledError):
-            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(outcome, Exception):
-                    raise outcome
+    serve_workers(workers, Monitor(), port)

@@ -19,7 +19,7 @@ from connectors.files import read_messages
 from connectors.kafka.admin import ensure_topics, topic_partitions
 from connectors.kafka.sink import KafkaSink
 from connectors.kafka.source import KafkaSource
-from connectors.storage import Storage
+from connectors.storage import Storage, without_credentials
 from detectors import CATALOGUE, detector_class
 from schemas import messages
 from schemas.config import Pipeline as Config
@@ -204,7 +204,9 @@ def validate(config: Config, sample: int | None, as_json: bool) -> None:
             detector_class(route.detector)(**route.settings)
     settings = dict.fromkeys(config.kafka.settings, "(set)")  # they may hold a password
     shown = msgspec.structs.replace(
-        config, kafka=msgspec.structs.replace(config.kafka, settings=settings)
+        config,
+        kafka=msgspec.structs.replace(config.kafka, settings=settings),
+        storage=without_credentials(config.storage),
     )
     samples = [sample_stream(config, name, sample) for name in config.streams] if sample else []
     if as_json:

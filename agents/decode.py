@@ -50,7 +50,7 @@ class Decoder:
         self._label = label
         self.stream = stream
         self.limits = limits
-        self._format = format_of(stream, label)
+        self._format = format_of(stream, limits, label)
         self._required = [n for n, field in stream.fields.items() if field.required]
 
     def __call__(self, fetch: Fetch) -> Decoded:
@@ -109,14 +109,17 @@ class Decoder:
 
     def _parse(self, values: Sequence[bytes | None]) -> tuple[Table, Ints]:
         """Parse what can be; return the rows, and the index of each row's message."""
-        valid = [i for i, value in enumerate(values) if value]
-        parsed = self._format.parse([value for value in values if value])
+        limit = self.limits.message_bytes
+        valid = [i for i, value in enumerate(values) if value and len(value) <= limit]
+        parsed = self._format.parse([value for value in values if value and len(value) <= limit])
         return parsed.table, np.asarray(valid, dtype=np.int64)[parsed.source]
 
     def _spread_keys(self, table: Table, message: Ints, count: int) -> list[str | None]:
         keys: list[str | None] = [None] * count
-        for key, index in zip(self._keys(table), message.tolist(), strict=True):
-            keys[index] = key
+        found, limit = self._keys(table), self.limits.key_bytes
+        long = dict(_too_long(found, limit))
+        for row, (key, index) in enumerate(zip(found, message.tolist(), strict=True)):
+            keys[index] = None if row in long else key
         return keys
 
     def _sift(self, fetch: Fetch) -> tuple[Sequence[int], list[tuple[int, Bad]], int]:
@@ -159,11 +162,8 @@ class Decoder:
             time=time,
             key=keys,  # type: ignore[arg-type]  # rows without one are weeded out below
             numbers=np.stack(numbers, axis=1) if numbers else np.empty((len(table), 0)),
-            categories=tuple(as_strings(table.column(n)) for n in stream.of_type("category")),
-            texts=tuple(
-                [t if t is None else t[:limit] for t in as_strings(table.column(n))]
-                for n in stream.of_type("text")
-            ),
+            categories=tuple(_cut(table.column(n), limit) for n in stream.of_type("category")),
+            texts=tuple(_cut(table.column(n), limit) for n in stream.of_type("text")),
             session=self._sessions(table),
             ids=None if stream.id is None else as_strings(table.column(stream.id)),
             origins=_pick(fetch.origins, source),
@@ -179,6 +179,7 @@ class Decoder:
             ahead = (int(time[index]) - int(latest[index])) // 10**9
             bad.setdefault(index, Bad("future_time", f"{ahead} s ahead of the log's time"))
         self._weed(table, keys, bad)
+        self._weed_long(records, bad)
         if not bad:
             return records, []
         keep = np.ones(len(table), dtype=bool)
@@ -195,6 +196,18 @@ class Decoder:
             for index, value in enumerate(table.column(name)):
                 if value is None or value != value:
                     bad.setdefault(index, Bad("missing_required", f"no {name!r}"))
+
+    def _weed_long(self, records: Records, bad: dict[int, Bad]) -> None:
+        """Mark rows with a key, id or session id that is too long to be kept in memory."""
+        limit, window = self.limits.key_bytes, self.stream.window
+        session = window.id if isinstance(window, Session) else None
+        kept = {self.stream.key: records.key, self.stream.id: records.ids}
+        kept[session] = records.session
+        for name, values in kept.items():
+            for index, size in _too_long(values or (), limit):
+                bad.setdefault(
+                    index, Bad("too_large", f"{name}: {size} bytes, the limit is {limit}")
+                )
 
     def _sessions(self, table: Table) -> Sequence[str] | None:
         window = self.stream.window
@@ -218,6 +231,23 @@ class Decoder:
             original=value[: self.limits.dead_letter_bytes],
             original_size=len(value),
         )
+
+
+def _cut(column: Sequence[Any], limit: int) -> Sequence[str | None]:
+    """Make strings, and keep the beginning of long ones."""
+    strings = as_strings(column)
+    if max(map(len, filter(None, strings)), default=0) <= limit:
+        return strings
+    return [value if value is None else value[:limit] for value in strings]
+
+
+def _too_long(strings: Sequence[str | None], limit: int) -> list[tuple[int, int]]:
+    """Return index and bytes of the strings whose UTF-8 is longer than ``limit`` bytes."""
+    most_bytes = 4  # of a character
+    if max(map(len, filter(None, strings)), default=0) * most_bytes <= limit:
+        return []
+    sizes = ((i, len(value.encode())) for i, value in enumerate(strings) if value)
+    return [(index, size) for index, size in sizes if size > limit]
 
 
 def _rows_within(source: Ints) -> Ints:

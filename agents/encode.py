@@ -65,7 +65,7 @@ class Encoder:
         """Encode the records of a fetch, grouped by key."""
         numbers = records.numbers
         columns = [numbers[:, i] for i in range(numbers.shape[1])]
-        elapsed = np.full(len(records), np.nan)
+        before, elapsed = numbers, np.full(len(records), np.nan)
         if self._stateful and len(records):
             before, elapsed = self._previous(records, groups)
         first = np.isnan(elapsed)  # nothing to differ from
@@ -73,9 +73,10 @@ class Encoder:
             if transform == "log1p":
                 columns[i] = np.sign(columns[i]) * np.log1p(np.abs(columns[i]))
             elif transform != "none":
-                change = columns[i] - np.where(first, columns[i], before[:, i])
-                columns[i] = change / np.maximum(elapsed, 1e-3) if transform == "rate" else change
-                columns[i] = np.where(first, change, columns[i])
+                with np.errstate(over="ignore"):  # what is beyond all bounds is cut off below
+                    change = columns[i] - np.where(first, columns[i], before[:, i])
+                    by = np.maximum(elapsed, 1e-3) if transform == "rate" else 1.0
+                    columns[i] = np.where(first, change, change / by)
         if GAP in self._derive:
             columns.append(np.log1p(np.maximum(elapsed, 0.0)))
         if "time_of_day" in self._derive:

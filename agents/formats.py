@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
+from agents.arrow import read_rows
 from agents.tables import Bad, ColumnTable, Parsed, StructTable
-from schemas.config import Session, Stream
+from schemas.config import Limits, Session, Stream
 
 _NON_JSON_NUMBER = re.compile(rb"(?<=[:\[,\s])-?(?:NaN|Infinity)(?=[\s,\]}])")
 _Scalar = str | int | float | bool | None
@@ -25,7 +25,7 @@ class Format(Protocol):
         ...
 
 
-def format_of(stream: Stream, label: str | None = None) -> Format:
+def format_of(stream: Stream, limits: Limits, label: str | None = None) -> Format:
     """Make the reader of a stream's format; ``label`` is one more field to read."""
     formats: dict[str, type[JsonFormat] | type[ArrowFormat] | type[LinesFormat]] = {
         "json": JsonFormat,
@@ -35,7 +35,7 @@ def format_of(stream: Stream, label: str | None = None) -> Format:
     types = field_types(stream)
     if label is not None:
         types.setdefault(label, _Scalar)
-    return formats[stream.source.format](stream, types)
+    return formats[stream.source.format](stream, types, limits)
 
 
 def field_types(stream: Stream) -> dict[str, Any]:
@@ -60,9 +60,11 @@ class JsonFormat:
     ----------
     stream, types
         The stream, and the types of the fields to read by name.
+    limits
+        Bounds on sizes.
     """
 
-    def __init__(self, stream: Stream, types: dict[str, Any]) -> None:
+    def __init__(self, stream: Stream, types: dict[str, Any], limits: Limits) -> None:
         self._attributes = {name: f"f{i}" for i, name in enumerate(types)}
         rows: Any = msgspec.defstruct(
             "Row",
@@ -129,10 +131,13 @@ class ArrowFormat:
     ----------
     stream, types
         The stream, and the types of the columns to read by name; others are skipped.
+    limits
+        Bounds on sizes.
     """
 
-    def __init__(self, stream: Stream, types: dict[str, Any]) -> None:
+    def __init__(self, stream: Stream, types: dict[str, Any], limits: Limits) -> None:
         self._types = types
+        self._longest = max(limits.text_bytes, limits.key_bytes)
 
     def parse(self, values: Sequence[bytes]) -> Parsed:
         """Parse message by message and join the columns."""
@@ -140,53 +145,32 @@ class ArrowFormat:
         source: list[int] = []
         bad: list[tuple[int, Bad]] = []
         for index, value in enumerate(values):
-            part = self._parse_one(value)
+            part = read_rows(value, self._types, self._longest)
             if isinstance(part, Bad):
                 bad.append((index, part))
                 continue
-            columns, rows = part
-            parts.append(columns)
-            source += [index] * rows
+            parts.append(part.columns)
+            source += [index] * part.rows
         joined = {name: [v for part in parts for v in part[name]] for name in self._types}
         return Parsed(ColumnTable(joined, len(source)), np.array(source, dtype=np.int64), bad)
-
-    def _parse_one(self, value: bytes) -> tuple[dict[str, Sequence[Any]], int] | Bad:
-        try:
-            with pa.ipc.open_stream(value) as reader:
-                table = reader.read_all()
-            table.validate(full=True)
-        except (pa.ArrowException, OSError) as error:
-            return Bad("not_arrow", str(error)[:200])
-        columns: dict[str, Sequence[Any]] = {}
-        for name, kind in self._types.items():
-            if name not in table.column_names:
-                columns[name] = [None] * table.num_rows
-                continue
-            column = table[name]
-            if pa.types.is_timestamp(column.type):
-                column = column.cast(pa.int64())
-            try:
-                if kind == (float | None):
-                    columns[name] = column.cast(pa.float64()).to_pylist()
-                else:
-                    columns[name] = column.to_pylist()
-            except (pa.ArrowException, ValueError) as error:
-                return Bad("wrong_type", f"{name}: {str(error)[:200]}")
-            if columns[name] and isinstance(columns[name][0], list | dict | bytes):
-                return Bad("wrong_type", f"{name}: {column.type}")
-        return columns, table.num_rows
 
 
 class LinesFormat:
     """A plain log line a message, read by a regular expression with a group for each field.
 
+    Only the beginning of a long line is read: matching may take time that grows with the square of
+    the length, or worse where a pattern repeats what repeats itself.
+
     Parameters
     ----------
     stream, types
         The stream with its pattern, and the types of the groups to read by name.
+    limits
+        Bounds on sizes.
     """
 
-    def __init__(self, stream: Stream, types: dict[str, Any]) -> None:
+    def __init__(self, stream: Stream, types: dict[str, Any], limits: Limits) -> None:
+        self._longest = limits.line_bytes
         self._pattern = re.compile(stream.source.pattern or "")
         self._types = types
 
@@ -207,7 +191,7 @@ class LinesFormat:
 
     def _parse_one(self, value: bytes) -> dict[str, Any] | Bad:
         try:
-            line = value.decode().rstrip("\r\n")
+            line = value.decode().rstrip("\r\n")[: self._longest]
         except UnicodeDecodeError as error:
             return Bad("not_utf8", str(error))
         match = self._pattern.search(line)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from connectors.base import Fetch, Output
+from connectors.base import Fetch, Output, Partition
 
 if TYPE_CHECKING:  # it loads everything else
     from agents.pipeline import KeyCounts
@@ -36,6 +36,12 @@ class Monitor:
         )
         self._outputs = Counter(
             "eddy_outputs", "Messages handed over for publishing", ["topic"], registry=self.registry
+        )
+        self._expired = Counter(
+            "eddy_records_expired",
+            "Records that the log's retention deleted before they were read",
+            ["topic", "partition"],
+            registry=self.registry,
         )
         self._seconds = Histogram(
             "eddy_batch_seconds", "Time to process a batch of fetches", registry=self.registry
@@ -74,6 +80,10 @@ class Monitor:
         for name in _WENT:
             self._went[name].inc(getattr(counts, name) - self._counted[name])
             self._counted[name] = getattr(counts, name)
+
+    def expired(self, partition: Partition, count: int) -> None:
+        """Count records that were gone before they were read."""
+        self._expired.labels(*partition).inc(count)
 
 
 Probe = Callable[[], tuple[bool, bool, str]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,8 +150,8 @@ class PartitionState:
             "routes": {label: route.state() for label, route in self.routes.items()},
         }
 
-    def restore(self, state: State, models: Mapping[str, Model]) -> None:
-        """Go on from a state that was made with ``models``, by route."""
+    def restore(self, state: State, models: Mapping[str, Model], routes: Collection[str]) -> None:
+        """Go on from a state that was made with ``models``, by route; other ``routes`` are new."""
         self.first_time = state["first_time"]
         self.ledger.restore(state["ledger"])
         self.keys.restore(state["keys"], state["spill"])
@@ -162,8 +162,8 @@ class PartitionState:
         self.windower.restore(state["windower"], self.keys.find)
         for label, model in models.items():
             self.follow(label, model)
-        for label, route in self.routes.items():
-            route.restore(state["routes"][label])
+        for label in routes:
+            self.routes[label].restore(state["routes"][label])
 
     def ingest(self, fetch: Fetch) -> Ingested:
         """Decode, encode and window the records of a fetch."""

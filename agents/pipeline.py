@@ -8,7 +8,7 @@ partition by partition, in the order of the records.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.account import Ledger
@@ -165,8 +165,11 @@ class Pipeline:
         self._share_memory()
 
     def restart_account(self, partition: Partition) -> None:
-        """Count the records of a partition from here on."""
-        self._state(partition).ledger = Ledger()
+        """Count the records of a partition, and what misses a model, from here on."""
+        state = self._state(partition)
+        state.ledger = Ledger()
+        for route in state.routes.values():
+            route.unscored = 0
 
     # -- state ----------------------------------------------------------------------------
 
@@ -180,13 +183,20 @@ class Pipeline:
             **state.state(),
         }
 
-    def restore(self, partition: Partition, state: State, models: Mapping[str, Model]) -> None:
+    def restore(
+        self, partition: Partition, state: State, models: Mapping[str, Model]
+    ) -> frozenset[str]:
         """Let a partition go on from what :meth:`snapshot` returned.
 
         Parameters
         ----------
         models
-            The models that ``state["models"]`` names, by route.
+            The models that ``state["models"]`` names, by route, of the routes that there are.
+
+        Returns
+        -------
+        frozenset
+            The routes that begin anew, since the pipeline file says something else of them now.
 
         Raises
         ------
@@ -196,12 +206,15 @@ class Pipeline:
             If a model is not the one that the state was made with.
         """
         restored = self._new_state(partition)
-        check_state(state, state_layout(restored.name, restored.stream), models)
-        restored.restore(state, {label: models[label] for label in state["models"]})
+        kept = check_state(state, state_layout(restored.name, restored.stream), models)
+        restored.restore(state, {x: models[x] for x in state["models"] if x in kept}, kept)
+        anew = restored.routes.keys() - kept
+        self._follow(restored, anew)
         if partition in self._states:
             self._states[partition].keys.close()
         self._states[partition] = restored
         self._share_memory()
+        return frozenset(anew)
 
     # -- flow -----------------------------------------------------------------------------
 
@@ -269,12 +282,15 @@ class Pipeline:
     def _state(self, partition: Partition) -> PartitionState:
         if partition not in self._states:
             state = self._states[partition] = self._new_state(partition)
-            for label in state.routes:
-                model = self._models.get((state.name, label))
-                if model is not None:
-                    state.follow(label, model)
+            self._follow(state, state.routes)
             self._share_memory()
         return self._states[partition]
+
+    def _follow(self, state: PartitionState, labels: Iterable[str]) -> None:
+        for label in labels:
+            model = self._models.get((state.name, label))
+            if model is not None:
+                state.follow(label, model)
 
     def _share_memory(self) -> None:
         """Give each partition its share of the memory for state."""

@@ -58,7 +58,8 @@ class Recovery:
         self._pipeline, self._registry, self._device = pipeline, registry, device
         self._checkpointer, self._identify, self._rewind = checkpointer, identify, rewind
         self._until: dict[Partition, int] = {}  # the commits of partitions that are coming back
-        self._bare: set[Partition] = set()  # those of them that have no checkpoint
+        self._bare: set[Partition] = set()  # those of them that have no checkpoint …
+        self._changed: set[Partition] = set()  # … or one of another pipeline file
         self._models: dict[str, Model] = {}
 
     def begin(
@@ -76,6 +77,7 @@ class Recovery:
         self._checkpointer.begin(identity.cluster_id, places, generation)
         self._until.clear()
         self._bare.clear()
+        self._changed.clear()
         starts = {}
         for partition, offset in sorted(committed.items()):
             if partition not in kept:
@@ -115,18 +117,32 @@ class Recovery:
             del self._until[partition]
             if partition in self._bare:
                 patiently(partial(self._first_checkpoint, partition, until), "first checkpoint")
+            elif partition in self._changed:
+                patiently(partial(self._write, partition, until), "checkpoint of what is changed")
             log.info("back where it was", topic=partition.topic, partition=partition.number)
 
     def _restore(self, partition: Partition, committed: int) -> int:
         """Restore the best checkpoint there is; return the offset at which to begin."""
         for offset, state in self._checkpointer.found(partition, committed):
             try:
-                self._pipeline.restore(partition, state, self._named(partition, state))
+                anew = self._pipeline.restore(partition, state, self._named(partition, state))
             except (ArtefactError, DataError) as error:
                 log.error("checkpoint passed over", offset=offset, why=str(error))
                 continue
             if offset < committed:
                 self._until[partition] = committed
+            if anew:
+                log.warning(
+                    "the pipeline file says something else of these detectors: they begin anew, "
+                    "the windows stay",
+                    topic=partition.topic,
+                    partition=partition.number,
+                    detectors=sorted(anew),
+                )
+                if offset < committed:
+                    self._changed.add(partition)
+                else:
+                    self._write(partition, committed)
             log.info(
                 "going on from a checkpoint",
                 topic=partition.topic,
@@ -136,6 +152,15 @@ class Recovery:
             )
             return offset
         start = max(0, committed - self._rewind)
+        if committed:
+            log.warning(
+                "no checkpoint to go on from: the last records before the commit are read again "
+                "to fill the windows; calibration, incidents and accounts begin anew",
+                topic=partition.topic,
+                partition=partition.number,
+                start=start,
+                committed=committed,
+            )
         self._bare.add(partition)
         if start < committed:
             self._until[partition] = committed
@@ -146,13 +171,19 @@ class Recovery:
     def _first_checkpoint(self, partition: Partition, offset: int) -> None:
         """Note the models by which the first outputs are made, before there are any."""
         self._pipeline.restart_account(partition)
-        self._checkpointer.write(partition, offset, self._pipeline.snapshot(partition))
+        self._write(partition, offset)
         self._bare.discard(partition)
+
+    def _write(self, partition: Partition, offset: int) -> None:
+        self._checkpointer.write(partition, offset, self._pipeline.snapshot(partition))
+        self._changed.discard(partition)
 
     def _named(self, partition: Partition, state: State) -> dict[str, Model]:
         """Load the models that a checkpoint names, each once."""
         stream, models = self._pipeline.stream_of(partition), {}
         for route, artefact_id in state["models"].items():
+            if (stream, route) not in self._pipeline.layouts:
+                continue  # a route that there was
             model = self._models.get(artefact_id) or self._pipeline.speaking(stream, route)
             if model is None or model.model_id != artefact_id:
                 model = self._registry.load(stream, route, artefact_id, device=self._device)

@@ -31,7 +31,8 @@ class RekeyHandler(Handler):
         def keys_of(fetch: Fetch) -> list[bytes | None]:
             return [key.encode() if key else None for key in decoder.keys(fetch)]
 
-        self._rekeyer = Rekeyer(Topics(config.name).keyed(stream), keys_of)
+        keyed, longest = Topics(config.name).keyed(stream), config.limits.message_bytes
+        self._rekeyer = Rekeyer(keyed, keys_of, longest)
         self._exhausted = exhausted
 
     def assigned(

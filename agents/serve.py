@@ -22,7 +22,7 @@ from connectors.storage import Storage
 from detectors.device import pick_device
 from schemas import messages
 from schemas.config import Pipeline as Config
-from schemas.errors import EddyError
+from schemas.errors import ArtefactError, EddyError
 from schemas.messages import ModelEvent
 
 log = structlog.get_logger(__name__)
@@ -83,8 +83,18 @@ class PipelineHandler(Handler):
         for (stream, route), model in self._registry.champions(
             list(self.pipeline.layouts), device=self._device
         ).items():
-            self.pipeline.apply(stream, route, model)
-            log.info("model speaks", stream=stream, route=route, model=model.model_id)
+            try:
+                self.pipeline.apply(stream, route, model)
+            except ArtefactError as error:
+                log.error(
+                    "the model cannot judge these windows: they are counted as unscored, and a "
+                    "new model is asked for",
+                    stream=stream,
+                    route=route,
+                    why=str(error),
+                )
+            else:
+                log.info("model speaks", stream=stream, route=route, model=model.model_id)
 
     # -- connectors.kafka.Handler -----------------------------------------------------------
 
@@ -103,6 +113,43 @@ class PipelineHandler(Handler):
         for route, model in self.pipeline.stragglers().items():
             self._wanted.setdefault(route, model.model_id)
         return starts
+
+    def resized(self, topic: str, before: int, now: int) -> None:
+        """Say what another number of partitions means for windows and budget."""
+        stream = self.pipeline.stream_of(Partition(topic, 0))
+        if before != now:
+            log.warning(
+                "keys have moved to other partitions: their windows and what was learned of them "
+                "stay behind, and begin anew there; the new partitions are read from their "
+                "beginning, and no record is lost",
+                stream=stream,
+                topic=topic,
+                before=before,
+                now=now,
+            )
+        stated = self.pipeline.config.partitions
+        if before != now and topic != self.pipeline.config.streams[stream].source.topic:
+            log.warning(
+                "what the re-keying stage writes again of keys that have moved, should it crash "
+                "now, is not known as repeated: it counts twice",
+                stream=stream,
+                topic=topic,
+            )
+        if now != stated:
+            log.warning(
+                "the topic has another number of partitions than the pipeline file says, by which "
+                "each takes its share of budget_per_day: set `partitions` to it and restart",
+                stream=stream,
+                topic=topic,
+                stated=stated,
+                found=now,
+                budget=f"{now / stated:.3g} times budget_per_day",
+            )
+
+    def expired(self, partition: Partition, first: int, end: int) -> None:
+        """Count records that are gone unread."""
+        if self._monitor is not None:
+            self._monitor.expired(partition, end - first)
 
     def process(self, fetches: list[Fetch]) -> Batch:
         """Take fetches through the pipeline; publish what is new."""

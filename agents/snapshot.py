@@ -30,6 +30,11 @@ _MAGIC = b"EDDYSNAP"
 _HEADER = struct.Struct(">8sHQ32s")  # magic, version, length of the body, checksum of the body
 _LENGTH = struct.Struct(">Q")  # of the tree, at the beginning of the body
 _LEVEL = 1
+# what bytes can lead to that somebody has made to look like a snapshot
+_UNREADABLE = (
+    *(zstandard.ZstdError, msgspec.MsgspecError, struct.error),
+    *(MemoryError, TypeError, ValueError),
+)
 _ARRAY = 1  # code of arrays among the extension types of MessagePack
 
 
@@ -77,10 +82,14 @@ def unpack(data: bytes) -> State:
     if _checksum([body]) != checksum:
         msg = "snapshot: the checksum does not match: its bytes were altered"
         raise DataError(msg)
-    content = memoryview(zstandard.ZstdDecompressor().decompress(body))
-    [size] = _LENGTH.unpack_from(content)
-    tree, rest = content[_LENGTH.size :][:size], content[_LENGTH.size + size :]
-    state: State = msgspec.msgpack.Decoder(ext_hook=partial(_array, rest)).decode(tree)
+    try:
+        content = memoryview(zstandard.ZstdDecompressor().decompress(body))
+        [size] = _LENGTH.unpack_from(content)
+        tree, rest = content[_LENGTH.size :][:size], content[_LENGTH.size + size :]
+        state = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=partial(_array, rest)).decode(tree)
+    except _UNREADABLE as error:
+        msg = f"snapshot: not written by Eddy, for all its checksum: {error!r}"
+        raise DataError(msg) from error
     return state
 
 

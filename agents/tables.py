@@ -84,4 +84,4 @@ def as_strings(column: Sequence[Any]) -> Sequence[str | None]:
     """Make strings of scalars; ``None`` stays."""
     if set(map(type, column)) <= {str, type(None)}:
         return column
-    return [None if v is None else str(v) for v in column]
+    return [v if v is None or type(v) is str else str(v) for v in column]

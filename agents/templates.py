@@ -18,8 +18,13 @@ from numpy.typing import NDArray
 
 WILDCARD = "<*>"
 MISSING_CODE = 0
-_PARAMETER = re.compile(r"[^\s=:\[\](){}\",;]*\d[^\s=:\[\](){}\",;]*")
+_LETTER = r"[^\s=:\[\](){}\",;]"
+# Tried at the beginnings of words only: tried within a long word, too, it would take time that
+# grows with the square of its length.
+_PARAMETER = re.compile(rf"(?<!{_LETTER}){_LETTER}*\d{_LETTER}*")
 _CACHE = 65_536
+_TEMPLATES = 10_000
+_CACHE_LETTERS = 1 << 23
 Codes = NDArray[np.int32]
 
 
@@ -38,6 +43,7 @@ class CodeCache:
 
     def __init__(self) -> None:
         self._codes: dict[str | None, int] = {None: MISSING_CODE}
+        self._letters = 0
 
     def __call__(self, values: Sequence[str | None]) -> Codes:
         """Return the ``[n]`` codes of values."""
@@ -45,11 +51,13 @@ class CodeCache:
         try:
             return np.array([codes[value] for value in values], dtype=np.int32)
         except KeyError:
-            if len(codes) > _CACHE:
-                self._codes = codes = {None: MISSING_CODE}
+            if len(codes) > _CACHE or self._letters > _CACHE_LETTERS:
+                self._codes, self._letters = {None: MISSING_CODE}, 0
+                codes = self._codes
             for value in values:
                 if value is not None and value not in codes:
                     codes[value] = code_of(value)
+                    self._letters += len(value)
             return np.array([codes[value] for value in values], dtype=np.int32)
 
 
@@ -69,14 +77,17 @@ class TemplateMatcher:
             words = template.split()
             self._by_length.setdefault(len(words), []).append((template, words))
         self._cache: dict[str, str] = {}
+        self._letters = 0
 
     def match(self, line: str) -> str:
         """Return the template of a line, or its masked form where none fits."""
         masked = mask(line)
         found = self._cache.get(masked)
         if found is None:
-            if len(self._cache) > _CACHE:
+            if len(self._cache) > _CACHE or self._letters > _CACHE_LETTERS:
                 self._cache.clear()
+                self._letters = 0
+            self._letters += 2 * len(masked)
             found = self._cache[masked] = self._search(masked)
         return found
 
@@ -107,13 +118,15 @@ def mine(lines: Iterable[str | None]) -> list[str]:
     """Mine the templates of a history of lines with Drain (He et al. 2017).
 
     Lines are masked first and each distinct masked line is mined once, so that the cost follows
-    the variety of a log rather than its length.
+    the variety of a log rather than its length. Of a log without any order the templates used
+    last are kept.
     """
     from drain3 import TemplateMiner
     from drain3.template_miner_config import TemplateMinerConfig
 
     config = TemplateMinerConfig()
     config.drain_sim_th = 0.6
+    config.drain_max_clusters = _TEMPLATES
     config.profiling_enabled = False
     miner = TemplateMiner(config=config)
     for masked in Counter(mask(line) for line in lines if line is not None):

@@ -14,6 +14,7 @@ from agents.archiving import (
     record_archive,
 )
 from agents.fitting import build_history, fit_route
+from agents.layout import route_layout
 from agents.registry import Registry
 from connectors.base import Fetch, Output, Partition
 from connectors.kafka.handler import Batch, Handler
@@ -23,7 +24,7 @@ from detectors.device import pick_device
 from detectors.model import Model
 from schemas import messages
 from schemas.config import Pipeline as Config
-from schemas.errors import EddyError
+from schemas.errors import ArtefactError, EddyError
 from schemas.messages import ModelEvent, RetrainRequest, Stage
 from schemas.topics import Topics
 
@@ -50,6 +51,11 @@ class Trainer(Handler):
         self._device = pick_device(config.scoring.device)
         self._budget = budget or Budget(seconds=600.0)
         self._seed = seed
+        self._layouts = {
+            (name, route.label): route_layout(name, stream, route)
+            for name, stream in config.streams.items()
+            for route in stream.routes
+        }
 
     def process(self, fetches: list[Fetch]) -> Batch:
         """Train for each request."""
@@ -69,9 +75,7 @@ class Trainer(Handler):
             log.error("request not understood", why=str(error))
             return []
         stream, route = request.stream, request.route
-        champion = None
-        if stream in self._config.streams:
-            champion = self._registry.champion(stream, route)
+        champion = self._champion(stream, route)
         if champion != request.model_id and request.reason != "manual":
             log.info("request is settled already", request=request.request_id, champion=champion)
             return []
@@ -90,6 +94,19 @@ class Trainer(Handler):
         log.info("new champion", stream=stream, route=route, model=artefact_id, why=request.detail)
         why = f"{request.reason}: {request.detail}"
         return [self._event(request, "champion", artefact_id, champion, metrics, why)]
+
+    def _champion(self, stream: str, route: str) -> str | None:
+        """Return the model that speaks, or ``None`` if there is none for windows as they are."""
+        layout = self._layouts.get((stream, route))
+        champion = None if layout is None else self._registry.champion(stream, route)
+        if layout is None or champion is None:
+            return None
+        try:
+            self._registry.load(stream, route, champion).check_layout(layout)
+        except ArtefactError as error:
+            log.warning("the champion does not count", why=str(error))
+            return None
+        return champion
 
     def _train(self, request: RetrainRequest, champion: str | None) -> Model:
         stream = self._config.streams.get(request.stream)

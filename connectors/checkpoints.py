@@ -3,10 +3,13 @@
 A checkpoint is the state of one partition before some offset. What it holds is for others to say,
 and to check; here it is bytes under a name that tells where they belong::
 
-    checkpoints/<cluster>/<topic>/<topic id>/<partition>/<offset>-<generation>-<writer>-<number>
+    checkpoints/<cluster>/<topic>/<topic id>/<partition>/
+        <offset>-<generation>-<writer>-<number>-v<version>
 
-What several of them share are segments beside them (:mod:`connectors.segments`); each begins with
-the names of those that it needs.
+The version is that of the format of what it holds. During a rolling upgrade two versions of Eddy
+share a group: the older one leaves the files of the newer one alone, and the newer one may read
+those of the older. What several checkpoints share are segments beside them
+(:mod:`connectors.segments`); each begins with the names of those that it needs.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ FOLDER = "checkpoints"
 KEEP = 3
 
 PART = re.compile(r"[A-Za-z0-9._-]+")
-NAME = re.compile(r"(\d{20})-(\d{10})-([0-9a-f]{16})-(\d{10})")
+NAME = re.compile(r"(\d{20})-(\d{10})-([0-9a-f]{16})-(\d{10})(?:-v(\d+))?")
 
 
 class Place(NamedTuple):
@@ -51,6 +54,7 @@ class _File:
     generation: int
     writer: str
     number: int
+    version: int
     name: str
 
 
@@ -89,6 +93,9 @@ class Checkpoints:
         Where the files are.
     cluster
         Id of the cluster: the same topic on another one has other records.
+    version
+        Version of the format of what is written. Files of later versions count as not there: a
+        later Eddy's, whose state nobody else can read or judge.
 
     Notes
     -----
@@ -100,10 +107,11 @@ class Checkpoints:
     is left out.
     """
 
-    def __init__(self, storage: Storage, cluster: str) -> None:
+    def __init__(self, storage: Storage, cluster: str, version: int = 1) -> None:
         self.writer = uuid.uuid4().hex[:16]
         self._storage = storage
         self._cluster = _part(cluster)
+        self._version = version
         self._numbers = itertools.count()
         self.segments = Segments(storage, self.writer)
         self._needs: dict[str, set[str]] = {}  # the segments of files, by name
@@ -140,7 +148,7 @@ class Checkpoints:
             msg = f"offset {offset} and generation {generation} of a checkpoint are at least 0"
             raise ValueError(msg)
         number = next(self._numbers)
-        own = f"{offset:020d}-{generation:010d}-{self.writer}-{number:010d}"
+        own = f"{offset:020d}-{generation:010d}-{self.writer}-{number:010d}-v{self._version}"
         name, needs = f"{self.folder(place)}/{own}", set(needs)
         self._storage.write(name, framed(data, needs))
         self._needs[name] = needs
@@ -169,7 +177,8 @@ class Checkpoints:
         self._look_for_others(place)
         folder = self.folder(place)
         files = _files(folder, self._storage.list(folder))
-        for file in reversed(_one_history(files)):
+        self._look_for_later(files, at_most)
+        for file in reversed(_one_history(self._ours(files))):
             if file.offset > at_most:
                 continue
             try:
@@ -229,7 +238,8 @@ class Checkpoints:
         """
         folder = self.folder(place)
         names = self._storage.list(folder)
-        files = _files(folder, names)
+        everybodys = _files(folder, names)
+        files = self._ours(everybodys)
         good = self._good.setdefault(place, set())
         below = [file for file in reversed(_one_history(files)) if file.offset <= committed]
         newest = next((i for i, file in enumerate(below) if file.name in good), None)
@@ -249,7 +259,8 @@ class Checkpoints:
             self._needs.pop(file.name, None)
         pruned = [file.name for file in useless]
         try:
-            needs = set().union(*(self._needed(x.name) for x in files if x not in set(useless)))
+            needed_by = set(everybodys) - set(useless)
+            needs = set().union(*(self._needed(file.name) for file in needed_by))
         except DataError:
             return pruned  # damaged, or gone: who owned it meanwhile knows better
         names_here = {name.removeprefix(f"{folder}/") for name in names}
@@ -266,6 +277,26 @@ class Checkpoints:
             with self._storage.open(name) as file:
                 self._needs[name] = needed(file)
         return self._needs[name]
+
+    def _ours(self, files: Iterable[_File]) -> list[_File]:
+        """Return the files that this version knows."""
+        return [file for file in files if file.version <= self._version]
+
+    def _look_for_later(self, files: Iterable[_File], at_most: int) -> None:
+        """Report that the best checkpoint is one which only a later version can read."""
+        files = [file for file in files if file.offset <= at_most]
+        if not files or files[-1].version <= self._version:
+            return
+        own = [file.offset for file in self._ours(files)]
+        log.warning(
+            "the newest checkpoint was written by a later version of Eddy: it is left for that, "
+            "and this worker goes on from an older one or, without one, from the last records "
+            "before the commit; finish the upgrade, or roll it back on all workers",
+            name=files[-1].name,
+            version=files[-1].version,
+            ours=self._version,
+            older_at=own[-1] if own else None,
+        )
 
     def _look_for_others(self, place: Place) -> None:
         """Report, once a topic, checkpoints of an earlier topic of the same name."""
@@ -292,8 +323,9 @@ def _files(folder: str, names: Iterable[str]) -> list[_File]:
     for name in names:
         match = NAME.fullmatch(name.removeprefix(f"{folder}/"))
         if match:
-            offset, generation, writer, number = match.groups()
-            found.append(_File(int(offset), int(generation), writer, int(number), name))
+            offset, generation, writer, number, version = match.groups()
+            numbers = int(offset), int(generation), writer, int(number), int(version or 1)
+            found.append(_File(*numbers, name))
     return sorted(found)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,11 +22,13 @@ from pyarrow import fs
 
 from schemas.errors import ConfigError, DataError, SetupError
 
-__all__ = ["MANIFEST", "Storage", "StoredFile"]
+__all__ = ["MANIFEST", "Storage", "StoredFile", "without_credentials"]
 
 MANIFEST = "manifest.json"
 
 SCHEMES = ("file", "s3", "gs")
+
+IDENTITY = "storage-id"
 
 # Files being written; they are invisible, and no name may look like one.
 TEMPORARY = ".writing-"
@@ -64,8 +67,7 @@ class Storage:
 
     def __init__(self, uri: str | Path) -> None:
         self._given = str(uri)
-        # neither credentials nor options belong in messages
-        self.uri = re.sub(r"(?<=://)[^/@]*@|\?.*$", "", self._given)
+        self.uri = without_credentials(self._given)
         scheme, separator, _ = self._given.partition("://")
         if separator and scheme not in SCHEMES:
             msg = f"storage {self.uri}: no scheme {scheme!r}; use a directory, s3:// or gs://"
@@ -81,6 +83,25 @@ class Storage:
             self._fs = fs.SubTreeFileSystem(path, filesystem)
             self._directory = Path(path)
             self._fs.get_file_info("")
+
+    def identify(self) -> str:
+        """Return what tells this storage from all others, from whichever host it is seen.
+
+        A bucket is named by its URI. One path may be another directory on each host, so a
+        directory has a random id in a file, which its first user makes.
+
+        Raises
+        ------
+        SetupError
+            If the storage cannot be reached.
+        """
+        if not self._local:
+            return self.uri.rstrip("/")
+        with self._reachable("identify"):
+            path = self._directory / IDENTITY
+            if not path.exists():
+                _write_once(path, uuid.uuid4().hex.encode())
+            return path.read_text()
 
     def __repr__(self) -> str:
         return f"Storage({self.uri!r})"
@@ -257,18 +278,33 @@ class Storage:
             msg = f"storage {self.uri}: {name} is no whole Parquet file ({error}); delete it"
             raise DataError(msg) from error
 
+    def _without_secrets(self, text: str) -> str:
+        """Take credentials out of what a client says, however it quotes them."""
+        text = text.replace(self._given, self.uri)
+        found = re.search(r"(?<=://)(?=[^/@]*[:@])(.*)@", self._given)
+        for part in found[1].split(":") if found else ():
+            for written in filter(None, (part, unquote(part))):
+                text = text.replace(written, "…")
+        return text
+
     @contextmanager
     def _reachable(self, action: str) -> Iterator[None]:
         """Turn what a file system raises into an error that names the storage."""
         try:
             yield
         except (OSError, pa.ArrowException) as error:
-            why = str(error).replace(self._given, self.uri)
+            why = self._without_secrets(str(error))
             msg = (
                 f"cannot {action} storage {self.uri}: {why}. "
                 "Check the URI, the credentials, and that the place can be written to"
             )
-            raise SetupError(msg) from error
+            raise SetupError(msg) from None  # what it quotes is not for a traceback
+
+
+def without_credentials(uri: str) -> str:
+    """Return a storage's URI without credentials and options, which belong in no message."""
+    # a key that is not quoted as it should be may hold a slash or an at sign
+    return re.sub(r"(?<=://)(?=[^/@]*[:@]).*@|\?.*$", "", uri)
 
 
 def _impatient(uri: str) -> str:
@@ -301,3 +337,17 @@ def _write_local(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _write_once(path: Path, data: bytes) -> None:
+    """Write a file unless there is one; of several who try at once, one succeeds."""
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+    _write_local(temporary, data)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -52,7 +52,9 @@ def references(
     values = signals(windows, scores)
     blocks = max(len(values) // BLOCK, 1)
     levels = np.stack([block_levels(part) for part in np.array_split(values, blocks)])
-    within = np.nanstd(values, axis=0) * 1.25 / np.sqrt(BLOCK)  # of a median of independent draws
+    present = ~np.isnan(values).all(axis=0)
+    spreads = np.nanstd(np.where(present, values, 0.0), axis=0)
+    within = spreads * 1.25 / np.sqrt(BLOCK)  # of a median of independent draws
     reference = {}
     for index, name in enumerate([SCORE, *layout.numbers]):
         column = levels[:, index][~np.isnan(levels[:, index])]

@@ -207,9 +207,15 @@ class Scoring(_Strict, frozen=True, kw_only=True):
 
 
 class Limits(_Strict, frozen=True, kw_only=True):
-    """Bounds on what a producer can do to the worker."""
+    """Bounds on what a producer can do to the worker.
+
+    A message, a key, an id or a session id beyond its bound is a dead letter; of a line, a text or
+    a category only the beginning is read.
+    """
 
     message_bytes: Positive = 1_048_576
+    key_bytes: Positive = 1_024
+    line_bytes: Positive = 16_384
     dead_letter_bytes: Positive = 4_096
     text_bytes: Positive = 4_096
     max_future: Duration = Duration(3600 * SECOND)

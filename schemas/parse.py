@@ -45,8 +45,8 @@ def load_pipeline(path: str | Path) -> Pipeline:
     try:
         document = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
-        msg = f"{path}: not valid YAML: {error}"
-        raise ConfigError(msg) from error
+        msg = f"{path}: not valid YAML: {_yaml_problem(error)}"
+        raise ConfigError(msg) from None  # it quotes the file, which may hold a password
     return parse_pipeline(document)
 
 
@@ -80,6 +80,22 @@ def parse_pipeline(document: object) -> Pipeline:
     return msgspec.structs.replace(pipeline, kafka=kafka)
 
 
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """Say what is wrong and where, without a word of the file."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return "it holds characters that YAML does not allow"
+    mark = error.problem_mark or error.context_mark
+    where = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
+    said = ", ".join(filter(None, [error.context, error.problem]))
+    if not isinstance(error, _GivenTwice):
+        said = re.sub(r"'[^']{2,}'", "…", said)  # a password after * or ! is taken for a name
+    return said + where
+
+
+class _GivenTwice(yaml.constructor.ConstructorError):
+    """A key stands twice."""
+
+
 class _UniqueKeys(yaml.SafeLoader):
     """A safe loader for which a key given twice is an error, not a silent loss."""
 
@@ -87,7 +103,7 @@ class _UniqueKeys(yaml.SafeLoader):
         keys = [self.construct_object(k, deep=True) for k, _ in node.value]
         twice = {k for k in keys if keys.count(k) > 1}
         if twice:
-            raise yaml.constructor.ConstructorError(
+            raise _GivenTwice(
                 None, None, f"key {sorted(map(str, twice))[0]!r} is given twice", node.start_mark
             )
         return super().construct_mapping(node, deep)
@@ -212,7 +228,8 @@ def _leaf_problem(value: object, kind: Any, path: str) -> str | None:
         elif wanted == "expected int" and get_origin(kind) is Annotated:
             limits = [m for m in get_args(kind)[1:] if isinstance(m, msgspec.Meta)]
             wanted += "".join(f" ≥ {m.ge}" for m in limits if m.ge is not None)
-        return f"{path or 'pipeline'}: {wanted}, got {_shown(value)}"
+        shown = "a value that is not shown" if _is_secret(path) else _shown(value)
+        return f"{path or 'pipeline'}: {wanted}, got {shown}"
     return None
 
 
@@ -233,7 +250,14 @@ def _join(path: str, key: object) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, str):
         return f'"{value}"' if len(value) < 60 else f'"{value[:57]}…"'
+    if isinstance(value, dict):
+        return f"a mapping of {', '.join(map(str, value))}"[:80]
     return "nothing" if value is None else str(value)[:80]
+
+
+def _is_secret(path: str) -> bool:
+    """Tell whether a value may hold a password or key, or is one."""
+    return path in ("", "kafka", "storage") or path.startswith("kafka.settings")
 
 
 def _from_environment(value: str, path: str) -> str:

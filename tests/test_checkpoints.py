@@ -43,7 +43,7 @@ def test_what_is_written_is_found(storage: Storage, checkpoints: Checkpoints) ->
     name = checkpoints.write(HERE, 17, 4, b"state")
     assert name == (
         "checkpoints/cluster/payments/AbC-_123/3/"
-        f"00000000000000000017-0000000004-{checkpoints.writer}-0000000000"
+        f"00000000000000000017-0000000004-{checkpoints.writer}-0000000000-v1"
     )
     assert storage.read(name) == b"state"
     another = Checkpoints(storage, "cluster")
@@ -155,11 +155,34 @@ def test_checkpoints_of_an_earlier_topic_are_reported_once_and_ignored(storage: 
 
 def test_files_with_other_names_are_left_alone(storage: Storage, checkpoints: Checkpoints) -> None:
     name = checkpoints.write(HERE, 2, 1, b"")
-    others = [f"{name}.bak", f"{name}/deeper", name.replace("-", "_"), name.rpartition("-")[0]]
+    others = [f"{name}.bak", f"{name}/deeper", name.replace("-", "_"), name.rsplit("-", 2)[0]]
     for other in [others[0], *others[2:]]:
         storage.write(other, b"")
     assert found(checkpoints, 9) == [(2, 1)]
     assert checkpoints.prune(HERE, 9, 1, keep=1) == []
+
+
+def test_files_of_a_later_version_are_left_alone_and_told(storage: Storage) -> None:
+    earlier, later = Checkpoints(storage, "cluster", 3), Checkpoints(storage, "cluster", 4)
+    earlier.write(HERE, 10, 1, b"earlier")
+    theirs = [later.write(HERE, offset, 2, b"later") for offset in (20, 30)]
+    assert found(later, 99) == [(30, 2), (20, 2), (10, 1)]
+    again = Checkpoints(storage, "cluster", 3)
+    with capture_logs() as logs:
+        assert found(again, 40) == [(10, 1)]
+    [warning] = logs
+    assert "later version" in warning["event"]
+    assert (warning["name"], warning["version"], warning["ours"]) == (theirs[1], 4, 3)
+    assert warning["older_at"] == 10
+    with capture_logs() as logs:
+        assert found(again, 15) == [(10, 1)]  # the commit was before the upgrade
+    assert logs == []
+    for offset in (40, 50):
+        again.write(HERE, offset, 3, b"earlier")
+        again.prune(HERE, offset, 3, keep=1)
+    assert [name for name in storage.list() if name in theirs] == theirs
+    # when the later version is back, the latest state is the one to go on from
+    assert found(later, 99) == [(50, 3), (30, 2), (20, 2)]
 
 
 @pytest.mark.parametrize("bad", ["", ".", "..", "a/b", "a b", "ä"])

@@ -208,7 +208,7 @@ def test_what_follows_from_several_partitions_is_refused(config: Kafka) -> None:
         return 0
 
     async def deliver() -> None:
-        transactions = Transactions(config, "group", commit_of, Health())
+        transactions = Transactions(config, "group", commit_of, lambda partition: "", Health())
         await transactions.deliver(Batch(merged=[Output("topic", b"k", b"v")]))
 
     with pytest.raises(ValueError, match="several partitions"):

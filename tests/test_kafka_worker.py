@@ -19,7 +19,7 @@ from connectors.kafka.source import KafkaSource
 from connectors.kafka.thread import ConsumerThread, Poll
 from connectors.kafka.worker import KafkaWorker
 from schemas.config import Kafka
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, SetupError
 from tests.kafka_support import (
     COUNT,
     Notes,
@@ -506,6 +506,7 @@ def test_sigterm_ends_a_worker_that_is_joining(
     assert not joining.said("processed")
     joining.signal(signal.SIGTERM)
     assert joining.ends(10) < 9.5
+    assert joining.process.returncode == 0
     frozen.signal(signal.SIGCONT)
 
 
@@ -530,8 +531,66 @@ def test_sigterm_ends_a_worker_whose_handler_hangs(
     time.sleep(0.5)
     one.signal(signal.SIGTERM)
     assert one.ends(11) < 10
-    assert one.process.returncode == 1
+    assert one.process.returncode == 0  # nothing is lost: it is read again
     assert set(committed(config, topic).values()) == {0}
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("exactly_once", [False, True])
+def test_sigterm_ends_a_worker_whose_restore_hangs(
+    config: Kafka, topic: str, processes: list[Process], exactly_once: bool
+) -> None:
+    one = Process(config, topic, restore=60, exactly_once=exactly_once)
+    processes.append(one)
+    assert eventually(lambda: one.said("assigned"))
+    one.signal(signal.SIGTERM)
+    assert one.ends(11) < 10
+    assert one.process.returncode == 0
+    # it has left its group, which gives all partitions to another one at once
+    other = Notes()
+    with Running(config, topic, [topic], other):
+        assert eventually(lambda: len(other.seen) == COUNT)
+
+
+@pytest.mark.broker
+def test_sigterm_ends_an_idle_worker(config: Kafka, topic: str, processes: list[Process]) -> None:
+    one = Process(config, topic)
+    processes.append(one)
+    assert eventually(lambda: committed(config, topic) == end_offsets(config, topic))
+    one.signal(signal.SIGTERM)
+    assert one.ends(10) < 5
+    assert one.process.returncode == 0
+    assert one.said("ended")
+
+
+@pytest.mark.broker
+def test_a_worker_whose_state_cannot_be_restored_yet_waits_and_stops(
+    config: Kafka, topic: str
+) -> None:
+    class Waiting(Notes):
+        away = True
+
+        def assigned(
+            self, committed: Mapping[Partition, int], generation: int
+        ) -> Mapping[Partition, int]:
+            if self.away:
+                message = "storage /data is away"
+                raise SetupError(message)
+            return super().assigned(committed, generation)
+
+    notes = Waiting()
+    with Running(config, topic, [topic], notes, unhealthy_seconds=0.5) as running:
+        assert eventually(lambda: "storage /data is away" in running.worker.status().reason)
+        assert not running.worker.status().ready
+        assert eventually(lambda: not running.worker.status().healthy)
+        notes.away = False
+        assert eventually(lambda: len(notes.seen) == COUNT)
+        assert eventually(lambda: running.worker.status().healthy)
+    notes.away = True
+    with Running(config, topic, [topic], notes) as running:
+        assert eventually(lambda: "storage /data is away" in running.worker.status().reason)
+        assert running.stop() < 5
+    assert running.error is None
 
 
 @pytest.mark.broker

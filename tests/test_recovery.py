@@ -6,21 +6,28 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
+from agents import checkpointer, layout
 from agents.fitting import build_history, fit_route
 from agents.registry import Registry
 from agents.serve import PipelineHandler
-from connectors.base import Output, Partition, flatten
+from agents.train import Trainer
+from connectors.base import Fetch, Output, Partition, flatten
 from connectors.kafka.admin import Identity
 from connectors.storage import Storage
 from detectors.model import Model
 from schemas.config import Pipeline as Config
-from tests.pipelines import config, fetch, fitted, payments
+from schemas.messages import ModelEvent, RetrainRequest, decode
+from schemas.parse import parse_pipeline
+from tests.pipelines import config, document, fetch, fitted, payments
 
 PLACE = Partition("payments", 0)
 RECORDS = payments(3000, seed=5)
 STEP = 500
+ONE = np.ones(1, dtype=np.int64)
 
 
 def identity(topics: Iterable[str]) -> Identity:
@@ -54,12 +61,17 @@ class Worker:
 
     def feed(self, first: int, end: int, *, checkpoint: bool = False) -> list[Output]:
         """Process records and commit them; with a checkpoint, if one is asked for."""
+        outputs = self.everything(first, end, checkpoint=checkpoint)
+        return [o for o in outputs if o.topic == "payments.scored"]
+
+    def everything(self, first: int, end: int, *, checkpoint: bool = False) -> list[Output]:
+        """The same, with all that is published."""
         self.clock += 100.0 * checkpoint
         batch = self.handler.process([fetch(list(RECORDS[first:end]), first=first)])
         self.handler.committed(batch.positions)
         # what is written beside the work is on the storage when the writer's next turn comes
         self.handler._checkpointer._writer.submit(lambda: None).result()
-        return [o for o in flatten(batch.outputs) if o.topic == "payments.scored"]
+        return flatten(batch.outputs)
 
 
 def scored(outputs: Iterable[Output]) -> list[bytes]:
@@ -180,5 +192,112 @@ def test_a_checkpoint_of_another_configuration_is_passed_over(storage: Path) -> 
     worker = Worker(storage)
     worker.take_on(0)
     worker.feed(0, 1000, checkpoint=True)
-    changed = Worker(storage, made(duplicates_within=5))
-    assert changed.take_on(1000, generation=2) == 0
+    windows = {"kind": "sliding", "size": 5}
+    with capture_logs() as logs:
+        changed = Worker(storage, made(window=windows, key="country", fields={"amount": "number"}))
+        assert changed.take_on(1000, generation=2) == 0
+    told = {entry["event"].partition(":")[0]: entry for entry in logs}
+    why = told["checkpoint passed over"]["why"]
+    for difference in (
+        "streams.payments.window.size: 4 → 5",
+        "streams.payments.key: card → country",
+        "streams.payments.fields.country: {'type': 'category', 'transform': 'none'} → nothing",
+    ):
+        assert difference in why
+    fate = told["no checkpoint to go on from"]
+    assert (fate["start"], fate["committed"]) == (0, 1000)
+    # the model was made for other windows, too: they are filled, and none is scored
+    assert "steps = 4, the pipeline has 5" in told["the model cannot judge these windows"]["why"]
+    assert changed.feed(0, 1000) == []
+    assert changed.feed(1000, 2000) == []
+    [account] = changed.handler.pipeline.accounts()
+    assert (account.records_in, account.windowed, account.unscored) == (1000, 1000, 1000)
+
+
+def test_after_a_change_of_windows_a_new_model_is_asked_for_and_made(storage: Path) -> None:
+    first = Worker(storage)
+    first.take_on(0)
+    first.feed(0, 1000, checkpoint=True)
+    first.handler.stop()
+    fields = {"amount": "number", "country": "category", "colour": "category", "age": "number"}
+    settings = made(window={"kind": "sliding", "size": 6}, fields=fields)
+    changed = Worker(storage, settings)
+    changed.take_on(1000, generation=2)
+    changed.feed(0, 1000)
+    outputs = changed.everything(1000, 2000)
+    [request] = [o for o in outputs if o.topic == "eddy.retrain"]
+    assert decode(request.value, RetrainRequest).reason == "missing"
+    trainer = Trainer(settings, Storage(storage))
+    asked = Fetch(Partition("eddy.retrain", 0), ONE, ONE, [request.key], [request.value])
+    [answer] = flatten(trainer.process([asked]).outputs)
+    event = decode(answer.value, ModelEvent)
+    assert event.stage == "champion"
+    assert flatten(trainer.process([asked]).outputs) == []  # it is settled now
+    changed.handler.follow_models(answer.key, answer.value, 0)
+    changed.handler.barrier({PLACE: 2000})
+    assert len(changed.feed(2000, 3000)) == 1000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"duplicates_within": 5},
+        {"alerts": {"budget_per_day": 3, "incident_gap": "1m"}},
+        {"archive": False},
+        {"source": {"topic": "payments", "format": "arrow"}},
+        {"fields": {"amount": {"type": "number", "required": True}, "country": "category"}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_changes_that_windows_do_not_depend_on_keep_the_state(
+    storage: Path, change: dict[str, Any]
+) -> None:
+    worker = Worker(storage)
+    worker.take_on(0)
+    worker.feed(0, 1000, checkpoint=True)
+    settings = parse_pipeline(document(emit="anomalies", drift={"enabled": True}, **change))
+    assert Worker(storage, settings).take_on(1000, generation=2) == 1000
+
+
+def test_a_detector_that_is_added_begins_anew_beside_one_that_goes_on(storage: Path) -> None:
+    worker = Worker(storage)
+    worker.take_on(0)
+    seen = worker.feed(0, 1000, checkpoint=True) + worker.feed(1000, 1500)
+    settings = made(detectors=["pca", "knn"])
+    changed = Worker(storage, settings)
+    with capture_logs() as logs:
+        assert changed.take_on(1500, generation=2) == 1000
+    [warning] = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert "begin anew" in warning["event"]
+    assert warning["detectors"] == ["knn"]
+    changed.feed(1000, 1500)
+    # from here on a checkpoint says what the routes began with
+    again = Worker(storage, settings)
+    assert again.take_on(1500, generation=3) == 1500
+    seen += again.feed(1500, 3000)
+    assert scored(seen) == undisturbed(storage)
+    # and one that is taken away again leaves the other as it is
+    assert Worker(storage).take_on(1500, generation=4) == 1500
+
+
+def test_a_checkpoint_of_a_later_version_is_left_for_it(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(storage)
+    worker.take_on(0)
+    worker.feed(0, 1000, checkpoint=True)
+    with monkeypatch.context() as patch:
+        for module in (checkpointer, layout):
+            patch.setattr(module, "STATE_VERSION", layout.STATE_VERSION + 1)
+        later = Worker(storage)
+        later.take_on(1000, generation=2)
+        later.feed(1000, 2000, checkpoint=True)
+        theirs = max((storage / "checkpoints").rglob("0*-*"))
+    with capture_logs() as logs:
+        back = Worker(storage)
+        assert back.take_on(2000, generation=3) == 1000
+    assert "later version of Eddy" in logs[1]["event"]
+    assert back.feed(1000, 2000) == []
+    events = back.feed(2000, 3000, checkpoint=True)
+    assert scored(events) == undisturbed(storage)[-1000:]
+    assert theirs.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -272,10 +273,19 @@ def test_partitions_may_follow_different_models_until_their_barrier() -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"window": {"kind": "sliding", "size": 5}}, "window"),
-        ({"key": "session"}, "key"),
-        ({"id": None}, "id"),
-        ({"fields": {"amount": "number", "country": "text"}}, "fields"),
+        ({"window": {"kind": "sliding", "size": 5}}, "window.size: 4 → 5"),
+        ({"window": {"kind": "session", "size": 4}}, "window.kind: sliding → session"),
+        ({"key": "session"}, "key: card → session"),
+        ({"id": None}, "id: id → nothing"),
+        (
+            {"fields": {"amount": "number", "country": "text"}},
+            "fields.country.type: category → text",
+        ),
+        ({"derive": ["gap"]}, "derive: [] → ['gap']"),
+        (
+            {"fields": {"country": "category", "amount": "number"}},
+            "order of fields: ['amount', 'country'] → ['country', 'amount']",
+        ),
     ],
 )
 def test_a_state_of_another_configuration_is_refused(changes: dict[str, Any], what: str) -> None:
@@ -283,7 +293,7 @@ def test_a_state_of_another_configuration_is_refused(changes: dict[str, Any], wh
     pipeline.process(pieces([])[0])
     state = pipeline.snapshot(Partition("payments", 0))
     other = Pipeline(config(**{**STREAMS["sliding"], **changes}), lambda: 0)
-    with pytest.raises(DataError, match=f"payments was made for {what} = "):
+    with pytest.raises(DataError, match=re.escape(f"streams.payments.{what}")):
         other.restore(Partition("payments", 0), state, models_of("sliding"))
     assert other.accounts() == []
 

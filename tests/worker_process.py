@@ -31,6 +31,7 @@ def say(fetches):
 class Telling(Notes):
     def assigned(self, committed, generation):
         print("assigned", len(committed), flush=True)
+        time.sleep(options["restore"])
         return super().assigned(committed, generation)
 
 notes = Telling(options["target"])
@@ -54,6 +55,7 @@ class Process:
         *,
         batch: int = 1000,
         exactly_once: bool = False,
+        restore: float = 0.0,
     ) -> None:
         options = {
             "bootstrap": config.bootstrap,
@@ -63,6 +65,7 @@ class Process:
             "sleep": sleep,
             "batch": batch,
             "exactly_once": exactly_once,
+            "restore": restore,
         }
         self.process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(PROGRAM), json.dumps(options)],

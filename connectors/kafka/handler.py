@@ -68,6 +68,21 @@ class Handler(ABC):
         """Process records; of each assigned partition every one, once, in offset order."""
         ...
 
+    def resized(self, topic: str, before: int, now: int) -> None:
+        """Take note of how many partitions a topic has, and had when its offsets were committed.
+
+        Called before :meth:`assigned` when the topic is met first, and when the number is another
+        one. Kafka's partitioner sends keys elsewhere from then on.
+        """
+        return
+
+    def expired(self, partition: Partition, first: int, end: int) -> None:
+        """Take note that the records from ``first`` to before ``end`` are gone, unread.
+
+        Called before :meth:`assigned`, with ``end`` as the partition's commit.
+        """
+        return
+
     def committed(self, offsets: Mapping[Partition, int]) -> None:
         """Take note that everything before these offsets is published and committed."""
         return

@@ -17,7 +17,8 @@ from connectors.kafka.drive import Drive
 from connectors.kafka.handler import Handler
 from connectors.kafka.health import Health
 from connectors.kafka.ledger import Ledger
-from connectors.kafka.thread import Committed, ConsumerThread, Poll
+from connectors.kafka.memo import Keeping, Memos
+from connectors.kafka.thread import Commit, Committed, ConsumerThread, Poll
 from schemas.errors import SetupError
 
 __all__ = ["Membership"]
@@ -55,18 +56,23 @@ class Membership:
         Where waits are reported.
     reset
         Where to begin in a partition without a committed offset, ``earliest`` or ``latest``.
+    keeping
+        Where the handler keeps the state of its partitions.
 
     Attributes
     ----------
     ledger
         The books.
+    memos
+        What is committed together with offsets.
     drive, delivery, thread
         The worker's engine, where it delivers to, and the present session's consumer thread; set
         by the worker.
     """
 
-    def __init__(self, handler: Handler, health: Health, reset: str) -> None:
+    def __init__(self, handler: Handler, health: Health, reset: str, keeping: Keeping) -> None:
         self.ledger = Ledger()
+        self.memos = Memos(keeping)
         self.drive: Drive
         self.delivery: Delivery
         self.thread: ConsumerThread
@@ -77,6 +83,10 @@ class Membership:
         self._open: set[Partition] = set()
         self._sent: dict[Partition, int] = {}
         self._marks: dict[Partition, tuple[int, int]] = {}
+        # partitions that nobody had committed before
+        self._fresh: set[Partition] = set()
+        # up to where expired records were reported, which stay uncommitted until others follow
+        self._reported: dict[Partition, int] = {}
         # whether the handler has been told of the partitions, and so must be told of their end
         self._told = False
         self._taking_on: asyncio.Task[None] | None = None
@@ -171,7 +181,8 @@ class Membership:
             if not offsets:
                 return Committed.DONE
             epoch = self.epoch
-            outcome = await self.thread.commit_offsets(offsets)
+            commits = {x: Commit(y, self.memos.of(x)) for x, y in offsets.items()}
+            outcome = await self.thread.commit_offsets(commits)
             if outcome is Committed.LATER:
                 self._health.wait("commit", "the group's coordinator does not take commits")
             else:
@@ -249,7 +260,7 @@ class Membership:
 
     async def commit_of(self, partition: Partition) -> int:
         """Ask the broker for the commit of a partition."""
-        return (await self.thread.committed({partition}, self._reset))[partition]
+        return (await self.thread.committed({partition}, self._reset))[partition].offset
 
     def stop(self) -> None:
         """End what goes on in the background; the partitions stay as they are."""
@@ -304,13 +315,14 @@ class Membership:
             asked = await self._ask(committed)
             starts = {x: max(asked.get(x, y), floor.get(x, 0)) for x, y in committed.items()}
             for partition, offset in asked.items():
-                if offset < starts[partition]:
+                if offset < starts[partition] and partition not in self._fresh:
                     log.warning(
-                        "the log begins after the state that is to be restored: records between "
-                        "them are gone, and missing in the state; lengthen the topic's retention",
+                        "records that were to be read again have expired: the windows lack them "
+                        "until new records fill them; lengthen the topic's retention",
                         partition=f"{partition.topic}/{partition.number}",
-                        state=offset,
-                        log=starts[partition],
+                        wanted=offset,
+                        first=starts[partition],
+                        missing=starts[partition] - offset,
                     )
             await self._persist(lambda: self.thread.start_at(starts, epoch))
             if epoch != self.epoch:
@@ -354,24 +366,55 @@ class Membership:
         """
         if not self._assigned:
             return {}, {}
-        committed = await self.thread.committed(self._assigned, self._reset)
+        commits = await self.thread.committed(self._assigned, self._reset)
         bounds = await self.thread.bounds(self._assigned)
-        for partition in lost:
-            first, end = bounds[partition]
-            if not first <= committed[partition] <= end:
+        counts = await self.thread.counts({partition.topic for partition in self._assigned})
+        await self._compare({x: commit.memo for x, commit in commits.items()}, counts)
+        self._fresh = {partition for partition, commit in commits.items() if commit.first}
+        committed = {partition: commit.offset for partition, commit in commits.items()}
+        for partition, (first, end) in bounds.items():
+            if committed[partition] < first:
+                await self._expired(partition, committed[partition], first)
+                committed[partition] = first
+            elif partition in lost and committed[partition] > end:
+                log.error(
+                    "the commit lies beyond the end of the log, which has lost records or was made "
+                    "anew: beginning with its first record",
+                    partition=f"{partition.topic}/{partition.number}",
+                    commit=committed[partition],
+                    end=end,
+                )
                 committed[partition] = first
         floor = {
             partition: min(first, committed[partition]) for partition, (first, _) in bounds.items()
         }
         return committed, floor
 
+    async def _compare(self, memos: Mapping[Partition, str], counts: Mapping[str, int]) -> None:
+        """Report what has changed since the partitions were committed."""
+        for topic, (before, now) in self.memos.compare(memos, counts).items():
+            if before != now:
+                log.info("partitions were added to a topic", topic=topic, before=before, now=now)
+            await self.drive.solo.call(self._handler.resized, topic, before, now)
+
+    async def _expired(self, partition: Partition, first: int, end: int) -> None:
+        """Report records that nobody will read, once."""
+        first = max(first, self._reported.get(partition, 0))
+        if first >= end:
+            return
+        self._reported[partition] = end
+        log.error(
+            "records expired before they were read and are lost to this pipeline: going on with "
+            "the first one left; lengthen the topic's retention, or add workers",
+            partition=f"{partition.topic}/{partition.number}",
+            first=first,
+            end=end,
+            lost=end - first,
+        )
+        await self.drive.solo.call(self._handler.expired, partition, first, end)
+
     async def _restart(self, lost: frozenset[Partition]) -> None:
         """Begin anew where positions have left the log; the other partitions go on."""
-        names = sorted(f"{x.topic}/{x.number}" for x in lost)
-        log.error(
-            "records are gone from the log before they were read: going on with what is left",
-            partitions=names,
-        )
         assigned = self.assigned
         await self.revoke()
         self._forget()

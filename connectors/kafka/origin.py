@@ -17,6 +17,11 @@ VERSION = 1
 
 MAX_OFFSET = 2**63 - 1
 
+# Anybody may write headers, and what they say is kept in memory and in messages: Kafka allows no
+# longer names, and no cluster has so many partitions of one topic.
+MAX_TOPIC = 249
+MAX_PARTITION = 100_000
+
 
 def encode_origin(origin: Origin) -> bytes:
     """Return the header's value: 13 bytes and the topic's name."""
@@ -35,10 +40,11 @@ def decode_origin(data: bytes) -> Origin:
         msg = f"not an {HEADER} header of version {VERSION}: {data[:32].hex()}"
         raise ValueError(msg)
     _, partition, offset = LAYOUT.unpack_from(data)
-    if partition < 0 or offset > MAX_OFFSET:
+    topic = data[LAYOUT.size :]
+    if not 0 <= partition <= MAX_PARTITION or offset > MAX_OFFSET or len(topic) > MAX_TOPIC:
         msg = f"no partition {partition} has an offset {offset}: not an {HEADER} header of ours"
         raise ValueError(msg)
-    return Origin(data[LAYOUT.size :].decode(), partition, offset)
+    return Origin(topic.decode(), partition, offset)
 
 
 def find_origin(

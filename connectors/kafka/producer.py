@@ -17,6 +17,9 @@ __all__ = ["close_producer", "new_producer", "start_producer"]
 # Closing a producer that cannot deliver must not hold up the end of the process.
 CLOSE_SECONDS = 2.0
 
+# So soon more partitions of a topic are used; until then producers disagree on where a key goes.
+METADATA_MS = 60_000
+
 
 def new_producer(
     config: Kafka, compression: str | None, batch_bytes: int, **more: Any
@@ -29,6 +32,7 @@ def new_producer(
         compression_type=compression,
         max_batch_size=batch_bytes,
         request_timeout_ms=20_000,
+        metadata_max_age_ms=METADATA_MS,
         **more,
     )
 

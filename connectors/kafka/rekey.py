@@ -27,6 +27,8 @@ KeysOf = Callable[[Fetch], Sequence[bytes | None]]
 
 NS_PER_MS = 1_000_000
 
+MESSAGE_BYTES = 1 << 20
+
 
 @dataclass(slots=True)
 class _Held:
@@ -64,6 +66,9 @@ class Rekeyer:
         Tells the entity keys of a fetch. A record without one is passed on under the key it has,
         or else that of its partition, so that the next stage finds out and says what is wrong
         with it. Whenever it is written again, after a crash, it goes to the same partition.
+    longest
+        Of a longer value only the beginning is written, one byte more than that: the next stage
+        will find it too large, and the topic must take it.
 
     Notes
     -----
@@ -74,8 +79,9 @@ class Rekeyer:
     none is left out, so that a reader can tell what was written again after a crash.
     """
 
-    def __init__(self, topic: str, keys_of: KeysOf) -> None:
+    def __init__(self, topic: str, keys_of: KeysOf, longest: int = MESSAGE_BYTES) -> None:
         self._topic = topic
+        self._keep = longest + 1
         self._keys_of = keys_of
         self._queues: dict[Partition, _Queue] = {}
 
@@ -178,7 +184,7 @@ class Rekeyer:
         return Output(
             self._topic,
             key,
-            value,
+            value[: self._keep],
             int(fetch.timestamps[row]) // NS_PER_MS,
             ((HEADER, encode_origin(origin)),),
         )

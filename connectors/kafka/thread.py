@@ -15,7 +15,7 @@ import enum
 import time
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -36,7 +36,7 @@ from connectors.base import Fetch, Partition
 from connectors.kafka.client import aiokafka_settings
 from connectors.kafka.records import to_fetch
 
-__all__ = ["Committed", "ConsumerThread", "Poll"]
+__all__ = ["Commit", "Committed", "ConsumerThread", "Poll"]
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +78,9 @@ POLL_GRACE_SECONDS = 30.0
 # A leader answers within FETCH_WAIT_MS, if only to say that there is nothing.
 SILENT_SECONDS = 10.0
 
+# So soon a topic is seen to have more partitions, which the group then shares out anew.
+METADATA_MS = 60_000
+
 COMMIT_SECONDS = 5.0
 LEAVE_SECONDS = 3.0
 
@@ -88,6 +91,14 @@ class Committed(enum.Enum):
     DONE = "done"
     LATER = "later"  # the coordinator is away: try again
     LOST = "lost"  # the group has gone on without us: the records will be read again
+
+
+class Commit(NamedTuple):
+    """A committed offset, the text that was committed with it, and whether it is the first."""
+
+    offset: int
+    memo: str
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +177,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
             fetch_max_wait_ms=FETCH_WAIT_MS,
             # JoinGroup is answered when the last member has come, at most after REBALANCE_MS
             request_timeout_ms=REBALANCE_MS + 5_000,
-            metadata_max_age_ms=60_000,
+            metadata_max_age_ms=METADATA_MS,
         )
 
     async def on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
@@ -241,8 +252,8 @@ class ConsumerThread(AIOKafkaConsumerThread):
                 marks[Partition(*place)] = (state.position, end)
         return marks
 
-    async def committed(self, partitions: set[Partition], policy: str) -> dict[Partition, int]:
-        """Return the committed offset of each partition, after committing one where none was.
+    async def committed(self, partitions: set[Partition], policy: str) -> dict[Partition, Commit]:
+        """Return the commit of each partition, after committing where none was.
 
         Where nothing was ever committed, ``policy`` (``earliest`` or ``latest``) decides, and its
         answer is committed at once: a worker that is killed before its first commit would
@@ -250,18 +261,26 @@ class ConsumerThread(AIOKafkaConsumerThread):
         """
         return await self.inside(self._committed(partitions, policy), COMMIT_SECONDS)
 
-    async def _committed(self, partitions: set[Partition], policy: str) -> dict[Partition, int]:
+    async def _committed(self, partitions: set[Partition], policy: str) -> dict[Partition, Commit]:
         consumer = self._ensure_consumer()
         places = [TopicPartition(*partition) for partition in partitions]
         found = await consumer._coordinator.fetch_committed_offsets(places)
-        offsets = {place: value.offset for place, value in found.items()}
-        missing = [place for place in places if place not in offsets]
+        commits = {place: Commit(value.offset, value.metadata) for place, value in found.items()}
+        missing = [place for place in places if place not in commits]
         if missing:
             begin = consumer.beginning_offsets if policy == "earliest" else consumer.end_offsets
             fresh = await begin(missing)
             await consumer.commit({x: OffsetAndMetadata(y, "") for x, y in fresh.items()})
-            offsets |= fresh
-        return {Partition(*place): offset for place, offset in offsets.items()}
+            commits |= {place: Commit(offset, "", True) for place, offset in fresh.items()}
+        return {Partition(*place): commit for place, commit in commits.items()}
+
+    async def counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """Return how many partitions topics have, as the client knows."""
+        return await self.inside(self._counts(topics), COMMIT_SECONDS)
+
+    async def _counts(self, topics: Iterable[str]) -> dict[str, int]:
+        cluster = self._ensure_consumer()._client.cluster
+        return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in topics}
 
     async def bounds(self, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, int]]:
         """Return the first offset that each partition has, and the one that comes next."""
@@ -281,17 +300,19 @@ class ConsumerThread(AIOKafkaConsumerThread):
             consumer.seek(TopicPartition(*partition), offset)
         self.epoch = epoch
 
-    async def commit_offsets(self, offsets: Mapping[Partition, int]) -> Committed:
+    async def commit_offsets(self, commits: Mapping[Partition, Commit]) -> Committed:
         """Commit; faust's own way ends the worker when the coordinator is away."""
-        places = {TopicPartition(*x): OffsetAndMetadata(y, "") for x, y in offsets.items()}
+        places = {
+            TopicPartition(*x): OffsetAndMetadata(y.offset, y.memo) for x, y in commits.items()
+        }
         try:
             consumer = self._ensure_consumer()
             await self.inside(consumer.commit(places), COMMIT_SECONDS)
         except (CommitFailedError, IllegalStateError) as error:
-            log.warning("commit refused", reason=str(error), offsets=_readable(offsets))
+            log.warning("commit refused", reason=str(error), offsets=_readable(commits))
             return Committed.LOST
         except (KafkaError, TimeoutError, RuntimeError) as error:
-            log.warning("commit postponed", reason=repr(error), offsets=_readable(offsets))
+            log.warning("commit postponed", reason=repr(error), offsets=_readable(commits))
             return Committed.LATER
         return Committed.DONE
 
@@ -379,5 +400,5 @@ def _name(partition: Partition) -> str:
     return f"{partition.topic}/{partition.number}"
 
 
-def _readable(offsets: Mapping[Partition, int]) -> dict[str, int]:
-    return {_name(partition): offset for partition, offset in offsets.items()}
+def _readable(commits: Mapping[Partition, Commit]) -> dict[str, int]:
+    return {_name(partition): commit.offset for partition, commit in commits.items()}

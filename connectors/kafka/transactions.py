@@ -34,6 +34,8 @@ class Transactions:
         The connection, and the consumer group whose offsets are committed.
     commit_of
         Asks the broker for the commit of a partition.
+    memo_of
+        Tells what to commit with an offset of a partition.
     health
         Where waits are reported.
     compression
@@ -50,10 +52,11 @@ class Transactions:
         config: Kafka,
         group: str,
         commit_of: Callable[[Partition], Awaitable[int]],
+        memo_of: Callable[[Partition], str],
         health: Health,
         compression: str | None = "zstd",
     ) -> None:
-        self._settings = (config, group, commit_of, health, compression)
+        self._settings = (config, group, commit_of, memo_of, health, compression)
         self._writers: dict[Partition, Writer] = {}
         self._work: set[asyncio.Task[int | None]] = set()
 

@@ -17,6 +17,7 @@ import structlog
 
 from connectors.base import Partition
 from connectors.kafka.allocator import give_back_large_arrays
+from connectors.kafka.bounded import bound_batches
 from connectors.kafka.client import aiokafka_settings
 from connectors.kafka.collector import collect_rarely
 from connectors.kafka.delivery import AtLeastOnce, Delivery
@@ -25,6 +26,7 @@ from connectors.kafka.follow import Callback, Follower
 from connectors.kafka.handler import Handler
 from connectors.kafka.health import Health
 from connectors.kafka.membership import Membership
+from connectors.kafka.memo import Keeping
 from connectors.kafka.publisher import Publisher
 from connectors.kafka.quiet import quiet_libraries
 from connectors.kafka.session import Sessions, cancel
@@ -32,7 +34,7 @@ from connectors.kafka.topics import await_topics
 from connectors.kafka.transactions import Transactions
 from schemas.config import Kafka
 
-__all__ = ["KafkaWorker", "Status"]
+__all__ = ["KafkaWorker", "Status", "leave_process"]
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +98,9 @@ class KafkaWorker:
     exactly_once
         Whether outputs and offsets go into transactions, see
         :mod:`connectors.kafka.transactions`; otherwise what a crash interrupts is published again.
+    keeping
+        Where the handler keeps the state of its partitions; a worker that keeps it elsewhere is
+        told so when it takes one of them on.
     unhealthy_seconds
         How long a wait or one call of the handler may last before the worker is unhealthy.
 
@@ -119,6 +124,7 @@ class KafkaWorker:
         reset: str = "earliest",
         isolation_level: str = "read_committed",
         exactly_once: bool = False,
+        keeping: Keeping | None = None,
         unhealthy_seconds: float = 300.0,
     ) -> None:
         aiokafka_settings(config)  # a mistake in them is better told now than at the first use
@@ -128,10 +134,12 @@ class KafkaWorker:
         self._unhealthy = unhealthy_seconds
         self._health = health = Health(unhealthy_seconds)
         health.wait("group", "starting", expected=True)
-        self._members = members = Membership(handler, health, reset)
+        self._members = members = Membership(handler, health, reset, keeping or Keeping())
         self._delivery: Delivery
         if exactly_once:
-            self._delivery = Transactions(config, group, members.commit_of, health)
+            self._delivery = Transactions(
+                config, group, members.commit_of, members.memos.of, health
+            )
         else:
             self._delivery = AtLeastOnce(Publisher(config, health))
         members.delivery = self._delivery
@@ -167,11 +175,23 @@ class KafkaWorker:
         Exception
             What the handler raised, or a publisher's error that no waiting mends.
         """
-        asyncio.run(self.main(process=process))
+        asyncio.run(self._run(process))
 
-    async def main(self, *, process: bool = False) -> None:
-        """Work until told to stop, in the running event loop; see :meth:`run`."""
+    async def _run(self, process: bool) -> None:
+        if not await self.main(process=process) and process:
+            leave_process()
+
+    async def main(self, *, process: bool = False) -> bool:
+        """Work until told to stop, in the running event loop; see :meth:`run`.
+
+        Returns
+        -------
+        bool
+            Whether everything has ended. Otherwise something hangs, and the process should be left
+            by :func:`leave_process`; what was not finished is read again.
+        """
         quiet_libraries()
+        bound_batches()
         self._loop = asyncio.get_running_loop()
         if process:
             collect_rarely()
@@ -179,7 +199,7 @@ class KafkaWorker:
             for name in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(name, self._signalled)
         if self._stopping.is_set():
-            return
+            return True
         driving = asyncio.create_task(self._drive.run())
         others = [
             asyncio.create_task(self._guarded(self._follower.run())),
@@ -195,8 +215,7 @@ class KafkaWorker:
         self._health.wait("group", "stopped", expected=True)
         if self._drive.failure is not None:
             raise self._drive.failure
-        if process and not (self._drained and self._sessions.clean):
-            _hard_exit(1)
+        return self._drained and self._sessions.clean
 
     def stop(self) -> None:
         """Ask the worker to stop, from any thread; returns at once, may be called again."""
@@ -204,6 +223,10 @@ class KafkaWorker:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it has stopped, and its loop is closed
                 self._loop.call_soon_threadsafe(self._stop.set)
+
+    async def told_to_stop(self) -> None:
+        """Return when somebody has asked the worker to stop."""
+        await self._stop.wait()
 
     def status(self) -> Status:
         """Return how the worker is; may be called in any thread."""
@@ -259,15 +282,15 @@ class KafkaWorker:
     def _signalled(self) -> None:
         """Stop in order; at the second signal at once."""
         if self._stopping.is_set():
-            _hard_exit(1)
+            leave_process(1)
         log.info("stopping")
-        watchdog = threading.Timer(HARD_EXIT_SECONDS, _hard_exit, [1])
+        watchdog = threading.Timer(HARD_EXIT_SECONDS, leave_process, [1])
         watchdog.daemon = True
         watchdog.start()
         self.stop()
 
 
-def _hard_exit(code: int) -> None:
+def leave_process(code: int = 0) -> None:
     """End the process past threads that hang; what was committed stays committed."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):

@@ -11,6 +11,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.structs import OffsetAndMetadata
 
 from connectors.base import Output, Partition
 from connectors.kafka.backoff import pauses
@@ -61,13 +62,14 @@ class Writer:
         config: Kafka,
         group: str,
         commit_of: Callable[[Partition], Awaitable[int]],
+        memo_of: Callable[[Partition], str],
         health: Health,
         compression: str | None,
     ) -> None:
         self.committed = 0
         self._partition = partition
         self._config, self._group, self._compression = config, group, compression
-        self._commit_of = commit_of
+        self._commit_of, self._memo_of = commit_of, memo_of
         self._health = health
         self._part = f"transaction of {partition.topic}/{partition.number}"
         self._packer = Packer()
@@ -180,7 +182,8 @@ class Writer:
         producer._txn_manager.wait_for_transaction_end().add_done_callback(_look_at)
         parts: list[Coroutine[Any, Any, None]] = [self._send(producer, lane) for lane in lanes]
         if offset is not None:
-            offsets = {TopicPartition(*self._partition): offset}
+            memo = self._memo_of(self._partition)
+            offsets = {TopicPartition(*self._partition): OffsetAndMetadata(offset, memo)}
             parts.append(producer.send_offsets_to_transaction(offsets, self._group))
         await _together(parts)
         await producer.commit_transaction()

@@ -32,12 +32,15 @@ class Worker:
         Exit codes of processes that ended though nobody asked or killed them.
     starts
         How many processes there have been.
+    log
+        File with what they say.
     """
 
     def __init__(self, command: list[str], log: Path) -> None:
         self.crashes: list[int] = []
         self.starts = 0
-        self._command, self._log = command, log
+        self.log = log
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._changed = threading.Condition()
         self._stopping = threading.Event()
@@ -113,7 +116,7 @@ class Worker:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _run(self) -> int:
-        with self._log.open("ab") as log, self._spawn() as process:
+        with self.log.open("ab") as log, self._spawn() as process:
             with self._changed:
                 self._process = process
                 self.starts += 1
@@ -167,6 +170,11 @@ class Workers:
         """Do something with every worker."""
         for worker in self.each:
             act(worker)
+
+    def logged(self, text: str) -> int:
+        """Count the lines of their logs that contain a text."""
+        logs = [worker.log.read_text(errors="replace") for worker in self.each if worker.starts]
+        return sum(text in line for log in logs for line in log.splitlines())
 
     def stop(self) -> None:
         """Stop them all at once, and wait."""

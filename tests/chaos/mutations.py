@@ -111,7 +111,7 @@ def without_transactions() -> None:
     def plain(config: Kafka, group: str, commit_of: object, health: Health) -> AtLeastOnce:
         return AtLeastOnce(Publisher(config, health))
 
-    worker.Transactions = plain  # type: ignore[attr-defined]
+    worker.Transactions = plain  # type: ignore[assignment, attr-defined]
 
 
 MUTATIONS: dict[str, Callable[[], None]] = {

@@ -137,11 +137,11 @@ def _judge(cluster: Cluster, setting: Setting, model_ids: list[str]) -> Verdict:
     models = [registry.load(STREAM, setting.route, x) for x in model_ids]
     expected = expect(setting, inputs, models, seen)
     exactly_once = setting.config.delivery == "exactly_once"
-    return judge(expected, seen, _ranks(setting, models), exactly_once=exactly_once)
+    return judge(expected, seen, ranks(setting, models), exactly_once=exactly_once)
 
 
-def _ranks(setting: Setting, models: list[Model]) -> Ranks:
-    """One rank of the calibration set that an event is judged by."""
+def ranks(setting: Setting, models: list[Model]) -> Ranks:
+    """Return what tells one rank of the calibration set that an event is judged by."""
     steps = next(iter(models)).description.layout.steps
     full = {m.model_id: 1.0 / (len(m.calibration[FULL]) + 1) for m in models}
     few = {

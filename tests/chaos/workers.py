@@ -55,6 +55,12 @@ class Worker:
         """Start the first process."""
         self._thread.start()
 
+    @property
+    def pid(self) -> int | None:
+        """The process, if there is one."""
+        with self._changed:
+            return None if self._process is None else self._process.pid
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process, if there is one."""
         with self._changed:
@@ -106,11 +112,13 @@ class Worker:
             code = self._run()
             with self._changed:
                 self._process = None
-                if not self._expected and not self._stopping.is_set():
+                crashed = not self._expected and not self._stopping.is_set()
+                if crashed:
                     self.crashes.append(code)
                 self._expected = False
                 self._changed.notify_all()
-            if time.monotonic() - began > STEADY_SECONDS:
+            # what was killed or asked to end is started again soon, what crashes ever more slowly
+            if not crashed or time.monotonic() - began > STEADY_SECONDS:
                 pause = FIRST_PAUSE
             self._stopping.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)

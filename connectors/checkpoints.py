@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -105,7 +105,9 @@ class Checkpoints:
         self._good: dict[Place, set[str]] = {}
         self._looked: set[tuple[str, str]] = set()
 
-    def write(self, place: Place, offset: int, generation: int, data: bytes) -> str:
+    def write(
+        self, place: Place, offset: int, generation: int, data: bytes | Sequence[bytes]
+    ) -> str:
         """Write a checkpoint under a name of its own; return the name.
 
         One partition's checkpoints are to be written in the order of its records.
@@ -119,7 +121,7 @@ class Checkpoints:
         generation
             The group's generation in which the partition is ours; at least 0.
         data
-            The state.
+            The state, in one piece or several.
 
         Raises
         ------

@@ -19,7 +19,6 @@ from connectors.kafka import worker
 from connectors.kafka.delivery import AtLeastOnce
 from connectors.kafka.drive import Drive
 from connectors.kafka.handler import Batch
-from connectors.kafka.health import Health
 from connectors.kafka.publisher import Publisher
 from schemas.config import Kafka
 
@@ -108,8 +107,8 @@ def swap_without_barrier() -> None:
 def without_transactions() -> None:
     """Promise exactly once, and publish first and commit afterwards."""
 
-    def plain(config: Kafka, group: str, commit_of: object, health: Health) -> AtLeastOnce:
-        return AtLeastOnce(Publisher(config, health))
+    def plain(config: Kafka, *others: object) -> AtLeastOnce:
+        return AtLeastOnce(Publisher(config))
 
     worker.Transactions = plain  # type: ignore[assignment, attr-defined]
 

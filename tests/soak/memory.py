@@ -26,7 +26,7 @@ def resident(samples: Sequence[tuple[int, float]], records: int, high: float) ->
         msg = f"{len(late)} samples of memory make no line: take more records"
         raise ValueError(msg)
     slope, start = np.polyfit(places, sizes, 1)
-    first, last = start + slope * records / 4, start + slope * records
+    first, last = (float(start + slope * x) for x in (records / 4, records))
     return Resident(
         samples=[(x, round(y, 1)) for x, y in samples],
         at_quarter=round(first, 1),

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from agents.bench.delivery import LIMITS, measure_delivery
 from agents.bench.latency import measure_latency
 from agents.bench.memory import ALLOWANCE, measure_memory
 from agents.bench.recovery import DELAY_LIMIT, RECOVERY_LIMIT, measure_recovery
@@ -160,4 +161,34 @@ def recovery(keys: int, behind: int, repeats: int, seconds: float, as_json: bool
     click.echo(
         f"{found.machine}; {found.keys:,} keys, {held.mib:.0f} MiB a checkpoint, "
         f"{found.behind:,} records since then; medians of {found.repeats}"
+    )
+
+
+@bench.command()
+@click.option("--records", default=1_000_000, show_default=True, help="Preloaded records.")
+@click.option("--keys", default=10_000, show_default=True, help="Entities that they are of.")
+@click.option("--repeats", default=5, show_default=True, help="Runs of each; medians are given.")
+@json_option
+def delivery(records: int, keys: int, repeats: int, as_json: bool) -> None:
+    """Measure what the guarantees cost: none, at least once, exactly once.
+
+    \b
+    Example:
+      eddy bench delivery --json
+    """  # noqa: D301
+    found = measure_delivery(records, keys, repeats, _say)
+    _keep("delivery", found)
+    if as_json:
+        echo_json(found)
+        return
+    click.echo(f"{'off':14} {found.off:>10,.0f} records/s")
+    for name, limit in LIMITS.items():
+        cost = getattr(found, f"{name}_cost")
+        click.echo(
+            f"{name:14} {getattr(found, name):>10,.0f} records/s  costs {cost:5.1f} % "
+            f"(at most {limit:g} % is meant)"
+        )
+    click.echo(
+        f"{found.machine}; {found.records:,} records of {found.keys:,} keys, "
+        f"medians of {found.repeats}"
     )

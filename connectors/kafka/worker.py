@@ -96,6 +96,8 @@ class KafkaWorker:
     exactly_once
         Whether outputs and offsets go into transactions, see
         :mod:`connectors.kafka.transactions`; otherwise what a crash interrupts is published again.
+    delivery
+        Where outputs go instead; for measurements.
     unhealthy_seconds
         How long a wait or one call of the handler may last before the worker is unhealthy.
 
@@ -119,6 +121,7 @@ class KafkaWorker:
         reset: str = "earliest",
         isolation_level: str = "read_committed",
         exactly_once: bool = False,
+        delivery: Delivery | None = None,
         unhealthy_seconds: float = 300.0,
     ) -> None:
         aiokafka_settings(config)  # a mistake in them is better told now than at the first use
@@ -130,7 +133,9 @@ class KafkaWorker:
         health.wait("group", "starting", expected=True)
         self._members = members = Membership(handler, health, reset)
         self._delivery: Delivery
-        if exactly_once:
+        if delivery is not None:
+            self._delivery = delivery
+        elif exactly_once:
             self._delivery = Transactions(config, group, members.commit_of, health)
         else:
             self._delivery = AtLeastOnce(Publisher(config, health))

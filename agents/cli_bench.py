@@ -11,6 +11,7 @@ import msgspec
 from agents.bench.delivery import LIMITS, measure_delivery
 from agents.bench.latency import measure_latency
 from agents.bench.memory import ALLOWANCE, measure_memory
+from agents.bench.rebalance import LIMIT, measure_rebalance
 from agents.bench.recovery import DELAY_LIMIT, RECOVERY_LIMIT, measure_recovery
 from agents.bench.scoring import measure_scoring
 from agents.bench.throughput import measure_throughput
@@ -191,4 +192,38 @@ def delivery(records: int, keys: int, repeats: int, as_json: bool) -> None:
     click.echo(
         f"{found.machine}; {found.records:,} records of {found.keys:,} keys, "
         f"medians of {found.repeats}"
+    )
+
+
+@bench.command()
+@click.option("--changes", default=40, show_default=True, help="Leaves and joins, in turn.")
+@click.option("--rate", default=5_000, show_default=True, help="Records/s to produce.")
+@click.option(
+    "--delivery",
+    type=click.Choice(list(LIMITS)),
+    default="at_least_once",
+    show_default=True,
+    help="What the workers offer.",
+)
+@json_option
+def rebalance(changes: int, rate: int, delivery: str, as_json: bool) -> None:
+    """Measure how long partitions pause when one of three workers leaves or joins.
+
+    \b
+    Example:
+      eddy bench rebalance --changes 40
+    """  # noqa: D301
+    found = measure_rebalance(changes, rate, delivery, _say)
+    _keep("rebalance", found)
+    if as_json:
+        echo_json(found)
+        return
+    for name in ("leave", "join", "all"):
+        value = getattr(found, name)
+        click.echo(
+            f"{name:6} p50 {value.p50:5.2f} s  p99 {value.p99:5.2f} s  max {value.max:5.2f} s"
+        )
+    click.echo(
+        f"{found.machine}; {found.changes} changes, {found.rate:,} records/s, {found.delivery}; "
+        f"p99 of at most {LIMIT:g} s is meant"
     )

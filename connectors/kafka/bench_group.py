@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.errors import CoordinatorNotAvailableError
 from kafka.structs import OffsetAndMetadata
 
 from connectors.base import Partition
@@ -24,10 +25,12 @@ def commit(config: Kafka, group: str, partition: Partition, offset: int) -> None
 
 
 def stable_members(config: Kafka, group: str) -> int:
-    """Return how many members a group has, 0 while it shares out its partitions."""
+    """Return how many members a group has, 0 while it shares out its partitions or has none."""
     admin = KafkaAdminClient(**kafka_python_settings(config))
     try:
         found = admin.describe_groups([group])[group]
+    except CoordinatorNotAvailableError:  # a cluster makes the topic of commits at first use
+        return 0
     finally:
         admin.close()
     return len(found["members"]) if found["group_state"] == "Stable" else 0

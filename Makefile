@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test chaos lint bench lock clean
+.PHONY: setup demo test chaos soak lint bench lock clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,12 @@ test: $(STAMP)
 # resumes: what has a result in .chaos is not run again; SEED=7 runs one schedule
 chaos: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
+
+# kills a worker again and again, and watches the memory of one that nothing disturbs; resumes
+soak: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak $(if $(RECORDS),--records $(RECORDS)) \
+	  $(if $(KEYS),--keys $(KEYS)) $(if $(KILLS),--kills $(KILLS)) \
+	  $(if $(DELIVERY),--delivery $(DELIVERY))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -8,9 +8,12 @@ from pathlib import Path
 import click
 import msgspec
 
+from agents.bench.delivery import LIMITS, measure_delivery
 from agents.bench.keys import measure_keys
 from agents.bench.latency import measure_latency
 from agents.bench.memory import ALLOWANCE, measure_memory
+from agents.bench.rebalance import LIMIT, measure_rebalance
+from agents.bench.recovery import DELAY_LIMIT, RECOVERY_LIMIT, measure_recovery
 from agents.bench.scoring import measure_scoring
 from agents.bench.throughput import measure_throughput
 from agents.options import echo_json, json_option
@@ -158,3 +161,101 @@ def scoring(windows: int, repeats: int, as_json: bool) -> None:
         value = getattr(found, name)
         click.echo(f"{name:9} {value:>9,.0f} windows/s  {value / found.bare:5.2f} x bare")
     click.echo(f"{found.machine}; {found.windows:,} windows, medians of {found.repeats}")
+
+
+@bench.command()
+@click.option("--keys", default=100_000, show_default=True, help="Keys with a full window.")
+@click.option("--behind", default=50_000, show_default=True, help="Records since the checkpoint.")
+@click.option("--repeats", default=3, show_default=True, help="Restores; medians are given.")
+@click.option("--seconds", default=20.0, show_default=True, help="How long batches are timed.")
+@json_option
+def recovery(keys: int, behind: int, repeats: int, seconds: float, as_json: bool) -> None:
+    """Measure how soon a large partition is scored again, and what its checkpoints hold up.
+
+    \b
+    Example:
+      eddy bench recovery --keys 100000
+    """  # noqa: D301
+    found = measure_recovery(keys, behind, repeats, seconds, _say)
+    _keep("recovery", found)
+    if as_json:
+        echo_json(found)
+        return
+    held = found.checkpoint
+    click.echo(
+        f"restored in {found.restore:.2f} s; first scored record after {found.first:.2f} s, at "
+        f"most {found.longest:.2f} s (at most {RECOVERY_LIMIT:g} s is meant)"
+    )
+    click.echo(f"a copy of the state: {held.snapshot[0]:.1f} ms, at most {held.snapshot[1]:.1f} ms")
+    for name in ("without", "during"):
+        p50, p99, longest = getattr(held, name)
+        click.echo(f"a batch {name:8} p50 {p50:7.1f} ms  p99 {p99:7.1f} ms  max {longest:7.1f} ms")
+    click.echo(f"longest delay {held.delay:.1f} ms (at most {DELAY_LIMIT:g} ms is meant)")
+    click.echo(
+        f"{found.machine}; {found.keys:,} keys, {held.mib:.0f} MiB a checkpoint, "
+        f"{found.behind:,} records since then; medians of {found.repeats}"
+    )
+
+
+@bench.command()
+@click.option("--records", default=1_000_000, show_default=True, help="Preloaded records.")
+@click.option("--keys", default=10_000, show_default=True, help="Entities that they are of.")
+@click.option("--repeats", default=5, show_default=True, help="Runs of each; medians are given.")
+@json_option
+def delivery(records: int, keys: int, repeats: int, as_json: bool) -> None:
+    """Measure what the guarantees cost: none, at least once, exactly once.
+
+    \b
+    Example:
+      eddy bench delivery --json
+    """  # noqa: D301
+    found = measure_delivery(records, keys, repeats, _say)
+    _keep("delivery", found)
+    if as_json:
+        echo_json(found)
+        return
+    click.echo(f"{'off':14} {found.off:>10,.0f} records/s")
+    for name, limit in LIMITS.items():
+        cost = getattr(found, f"{name}_cost")
+        click.echo(
+            f"{name:14} {getattr(found, name):>10,.0f} records/s  costs {cost:5.1f} % "
+            f"(at most {limit:g} % is meant)"
+        )
+    click.echo(
+        f"{found.machine}; {found.records:,} records of {found.keys:,} keys, "
+        f"medians of {found.repeats}"
+    )
+
+
+@bench.command()
+@click.option("--changes", default=40, show_default=True, help="Leaves and joins, in turn.")
+@click.option("--rate", default=5_000, show_default=True, help="Records/s to produce.")
+@click.option(
+    "--delivery",
+    type=click.Choice(list(LIMITS)),
+    default="at_least_once",
+    show_default=True,
+    help="What the workers offer.",
+)
+@json_option
+def rebalance(changes: int, rate: int, delivery: str, as_json: bool) -> None:
+    """Measure how long partitions pause when one of three workers leaves or joins.
+
+    \b
+    Example:
+      eddy bench rebalance --changes 40
+    """  # noqa: D301
+    found = measure_rebalance(changes, rate, delivery, _say)
+    _keep("rebalance", found)
+    if as_json:
+        echo_json(found)
+        return
+    for name in ("leave", "join", "all"):
+        value = getattr(found, name)
+        click.echo(
+            f"{name:6} p50 {value.p50:5.2f} s  p99 {value.p99:5.2f} s  max {value.max:5.2f} s"
+        )
+    click.echo(
+        f"{found.machine}; {found.changes} changes, {found.rate:,} records/s, {found.delivery}; "
+        f"p99 of at most {LIMIT:g} s is meant"
+    )

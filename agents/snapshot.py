@@ -35,24 +35,34 @@ _UNREADABLE = (
     *(zstandard.ZstdError, msgspec.MsgspecError, struct.error),
     *(MemoryError, TypeError, ValueError),
 )
+_BLOCK = 1 << 20  # what the compressor takes at once
 _ARRAY = 1  # code of arrays among the extension types of MessagePack
 
 
-def pack(state: State) -> bytes:
+def pack(state: State) -> list[bytes]:
     """Write a tree as bytes, compressed, behind a header with a checksum.
 
+    Returns
+    -------
+    list[bytes]
+        The parts of the file. To join them would copy all at once, and keep other threads waiting.
+
+    Notes
+    -----
     The bytes of arrays follow the MessagePack of the tree, which says where: so they go straight
-    into the compressor, which does not keep other threads waiting.
+    into the compressor, block by block, which does not keep other threads waiting either.
     """
     arrays = _Arrays()
     tree = msgspec.msgpack.encode(state, enc_hook=arrays.put)
-    parts: list[bytes | memoryview] = [_LENGTH.pack(len(tree)), tree, *arrays.content]
+    parts: list[bytes | memoryview] = [_LENGTH.pack(len(tree)), *_blocks(memoryview(tree))]
+    for content in arrays.content:
+        parts += _blocks(content)
     compressor = zstandard.ZstdCompressor(level=_LEVEL).compressobj(
         size=_LENGTH.size + len(tree) + arrays.size
     )
-    body = [*(compressor.compress(part) for part in parts), compressor.flush()]
+    body = [*filter(None, map(compressor.compress, parts)), compressor.flush()]
     header = _HEADER.pack(_MAGIC, VERSION, sum(map(len, body)), _checksum(body))
-    return b"".join([header, *body])
+    return [header, *body]
 
 
 def unpack(data: bytes) -> State:
@@ -107,6 +117,10 @@ def put_back(owner: object, names: Iterable[str], state: State) -> None:
     for name in names:
         value = state[name.lstrip("_")]
         setattr(owner, name, value.copy() if isinstance(value, np.ndarray) else value)
+
+
+def _blocks(content: memoryview) -> Iterable[bytes | memoryview]:
+    return (content[at : at + _BLOCK] for at in range(0, len(content), _BLOCK))
 
 
 def _checksum(body: Iterable[bytes | memoryview]) -> bytes:

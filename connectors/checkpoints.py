@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -120,7 +120,12 @@ class Checkpoints:
         self._looked: set[tuple[str, str]] = set()
 
     def write(
-        self, place: Place, offset: int, generation: int, data: bytes, needs: Iterable[str] = ()
+        self,
+        place: Place,
+        offset: int,
+        generation: int,
+        data: bytes | Sequence[bytes],
+        needs: Iterable[str] = (),
     ) -> str:
         """Write a checkpoint under a name of its own; return the name.
 
@@ -135,7 +140,7 @@ class Checkpoints:
         generation
             The group's generation in which the partition is ours; at least 0.
         data
-            The state.
+            The state, in one piece or several.
         needs
             Names of the segments that belong to it; they are on the storage.
 

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import IO, NamedTuple
 
 from connectors.storage import Storage
@@ -112,12 +112,14 @@ class Segments:
         return [f"{folder}/{name}" for name in useless]
 
 
-def framed(data: bytes, needs: Iterable[str]) -> bytes:
+def framed(data: bytes | Sequence[bytes], needs: Iterable[str]) -> list[bytes]:
     """Put the names of segments before the bytes of a checkpoint, if it needs any."""
+    parts = [data] if isinstance(data, bytes) else list(data)
     names = "\n".join(sorted(needs)).encode()
     if not names:
-        return data
-    return _HEADER.pack(_MAGIC, len(names), bytes.fromhex(_checksum(names))) + names + data
+        return parts
+    header = _HEADER.pack(_MAGIC, len(names), bytes.fromhex(_checksum(names)))
+    return [header, names, *parts]
 
 
 def unframed(data: bytes) -> bytes:

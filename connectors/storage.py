@@ -10,7 +10,7 @@ import builtins
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -106,8 +106,15 @@ class Storage:
     def __repr__(self) -> str:
         return f"Storage({self.uri!r})"
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | Sequence[bytes]) -> None:
         """Write a file, or replace it; a reader sees the old bytes or the new, never a mixture.
+
+        Parameters
+        ----------
+        name
+            Its name.
+        data
+            Its bytes, in one piece or several.
 
         Raises
         ------
@@ -117,13 +124,15 @@ class Storage:
             If the storage does not take it.
         """
         _check(name)
+        parts = [data] if isinstance(data, bytes) else data
         with self._reachable(f"write {name} to"):
             if self._local:
-                _write_local(self._directory / name, data)
+                _write_local(self._directory / name, parts)
             else:
                 # an object store shows an object when its upload is complete
                 with self._fs.open_output_stream(name) as stream:
-                    stream.write(data)
+                    for part in parts:
+                        stream.write(part)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file.
@@ -324,13 +333,13 @@ def _check(name: str) -> None:
         raise DataError(msg)
 
 
-def _write_local(path: Path, data: bytes) -> None:
+def _write_local(path: Path, parts: Sequence[bytes]) -> None:
     """Write beside the file, then rename: durable, and never half there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.chaos.law import judge
 from tests.chaos.published import Published
 from tests.chaos.records import stream
 from tests.chaos.run import run
-from tests.chaos.schedule import KINDS, Fault, Schedule, make
+from tests.chaos.schedule import DELIVERIES, KINDS, Fault, Schedule, make
 
 SHORT = Schedule(
     name="short",
@@ -55,6 +56,8 @@ def test_a_schedule_follows_from_its_seed() -> None:
     seeds = range(2 * len(KINDS))
     assert [make(seed) for seed in seeds] == [make(seed) for seed in seeds]
     assert {make(seed).kind for seed in seeds} == set(KINDS)
+    met = {(schedule.kind, schedule.delivery) for schedule in map(make, seeds)}
+    assert met == set(itertools.product(KINDS, DELIVERIES))
     assert list(stream(make(3))) == list(stream(make(3)))
 
 
@@ -124,3 +127,12 @@ def test_what_the_law_allows_is_counted() -> None:
     verdict = judge(good(), seen, lambda _: 0.001)
     assert verdict.holds
     assert (verdict.duplicates, verdict.flips) == (2, 1)
+
+
+def test_exactly_once_allows_nothing_twice() -> None:
+    seen = good()
+    assert judge(good(), seen, lambda _: 0.001, exactly_once=True).holds
+    seen.scored.append(event(3, processed_at=7))
+    assert judge(good(), seen, lambda _: 0.001).holds
+    verdict = judge(good(), seen, lambda _: 0.001, exactly_once=True)
+    assert (verdict.holds, verdict.wrong, verdict.duplicates) == (False, 1, 1)

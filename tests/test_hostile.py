@@ -198,7 +198,7 @@ def check(kind: str, bad: list[bytes], places: list[int]) -> None:
             assert values[letter.offset] is not None
     # the state of it all can be kept and found again
     state = whole.snapshot(fetch([]).partition)
-    assert unpack(pack(state)).keys() == state.keys()
+    assert unpack(b"".join(pack(state))).keys() == state.keys()
 
 
 # -- Arrow messages that stand for more than they hold ---------------------------------------

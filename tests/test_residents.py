@@ -70,7 +70,7 @@ def restarted(pipeline: Pipeline, kind: str, memory: int, files: Checkpoints) ->
         state = pipeline.snapshot(partition)
         if state["spill"] is not None:
             state["spill"], _ = put_spill(files, place, 1, state["spill"])
-        state = unpack(pack(state))
+        state = unpack(b"".join(pack(state)))
         if state["spill"] is not None:
             state["spill"] = take_spill(files, place, state["spill"], again.spill_space)
         again.restore(partition, state, models_of(kind) if state["models"] else {})

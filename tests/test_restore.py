@@ -132,7 +132,7 @@ def crashed(pipeline: Pipeline, kind: str) -> Pipeline:
     again = Pipeline(pipeline.config, lambda: 0)
     for account in pipeline.accounts():
         partition = Partition(account.topic, account.partition)
-        state = unpack(pack(pipeline.snapshot(partition)))
+        state = unpack(b"".join(pack(pipeline.snapshot(partition))))
         again.restore(partition, state, models_of(kind) if state["models"] else {})
     return again
 

@@ -49,7 +49,7 @@ STATE: State = {
 @settings(max_examples=200, deadline=None)
 @given(tree=_TREES)
 def test_what_is_unpacked_is_what_was_packed(tree: State) -> None:
-    assert_same(unpack(pack(tree)), tree)
+    assert_same(unpack(b"".join(pack(tree))), tree)
 
 
 def test_the_same_state_makes_the_same_bytes() -> None:
@@ -65,21 +65,21 @@ def test_only_plain_values_are_packed(value: object) -> None:
 
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_truncated_snapshot_is_refused(share: float) -> None:
-    data = pack(STATE)
+    data = b"".join(pack(STATE))
     with pytest.raises(DataError, match="truncated"):
         unpack(data[: int(share * len(data))])
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_found(place: float, bit: int) -> None:
-    data = bytearray(pack(STATE))
+    data = bytearray(b"".join(pack(STATE)))
     data[int(place * len(data))] ^= 1 << bit
     with pytest.raises(DataError, match="snapshot"):
         unpack(bytes(data))
 
 
 def test_what_is_wrong_is_named() -> None:
-    data = pack(STATE)
+    data = b"".join(pack(STATE))
     harmed = bytearray(data)
     harmed[-1] ^= 1
     newer = data[:8] + struct.pack(">H", 99) + data[10:]

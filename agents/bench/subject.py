@@ -14,6 +14,7 @@ import numpy as np
 from agents.decode import Decoder
 from agents.fitting import build_history, fit_route
 from agents.registry import Registry
+from agents.topics import pipeline_topics
 from connectors.base import Fetch, Output, Partition
 from connectors.kafka.admin import TopicSpec, ensure_topics
 from connectors.kafka.health import Health
@@ -36,22 +37,24 @@ STEP_NS = 10**6
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """Messages of 8 fields (key, time, 6 numbers), and their Kafka keys."""
+    """Messages of a key, a time and numbers (6, unless told otherwise), and their Kafka keys."""
 
     values: list[bytes]
     keys: list[bytes]
 
 
-def make_messages(ids: Sequence[int], start_ns: int = START_NS) -> Messages:
+def make_messages(
+    ids: Sequence[int], start_ns: int = START_NS, numbers: str = NUMBERS, seed: int = 0
+) -> Messages:
     """Make a message for each of ``ids``, the numbers of their entities; a millisecond apart."""
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(len(ids), len(NUMBERS))).round(4).tolist()
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(len(ids), len(numbers))).round(4).tolist()
     values = [
         msgspec.json.encode(
             {
                 "key": f"key-{k}",
                 "time": start_ns + i * STEP_NS,
-                **dict(zip(NUMBERS, row, strict=True)),
+                **dict(zip(numbers, row, strict=True)),
             }
         )
         for i, (k, row) in enumerate(zip(ids, rows, strict=True))
@@ -59,14 +62,14 @@ def make_messages(ids: Sequence[int], start_ns: int = START_NS) -> Messages:
     return Messages(values, [f"key-{k}".encode() for k in ids])
 
 
-def random_messages(records: int) -> Messages:
-    """Make messages of ``KEYS`` entities in random order."""
-    return make_messages(np.random.default_rng(0).integers(0, KEYS, records).tolist())
+def random_messages(records: int, keys: int = KEYS) -> Messages:
+    """Make messages of some entities in random order."""
+    return make_messages(np.random.default_rng(0).integers(0, keys, records).tolist())
 
 
-def preload(kafka: Kafka, messages: Messages) -> None:
+def preload(kafka: Kafka, messages: Messages, partitions: int = PARTITIONS) -> None:
     """Make the topic and fill it."""
-    ensure_topics(kafka, {TOPIC: TopicSpec(PARTITIONS)})
+    ensure_topics(kafka, {TOPIC: TopicSpec(partitions)})
     asyncio.run(_fill(kafka, messages))
 
 
@@ -83,21 +86,29 @@ async def _fill(kafka: Kafka, messages: Messages) -> None:
 
 
 def document(
-    emit: str, bootstrap: str, storage: str, delivery: str = "at_least_once"
+    emit: str,
+    bootstrap: str,
+    storage: str,
+    delivery: str = "at_least_once",
+    *,
+    size: int = SIZE,
+    numbers: str = NUMBERS,
+    partitions: int = PARTITIONS,
 ) -> dict[str, Any]:
-    """Make the pipeline file: sliding window of 16, detector ``pca``."""
+    """Make the pipeline file: sliding windows, detector ``pca``."""
     return {
         "name": f"bench-{emit}" if delivery == "at_least_once" else f"bench-{emit}-{delivery}",
         "kafka": {"bootstrap": bootstrap},
         "storage": storage,
         "delivery": delivery,
+        "partitions": partitions,
         "streams": {
             STREAM: {
                 "source": {"topic": TOPIC},
                 "key": "key",
                 "time": {"field": "time", "unit": "ns"},
-                "fields": dict.fromkeys(NUMBERS, "number"),
-                "window": {"kind": "sliding", "size": SIZE, "min_size": SIZE},
+                "fields": dict.fromkeys(numbers, "number"),
+                "window": {"kind": "sliding", "size": size, "min_size": size},
                 "detectors": ["pca"],
                 "emit": emit,
             }
@@ -115,6 +126,11 @@ def make_pipeline(
     """Write the pipeline file, make its topics, and fit its model on part of the messages."""
     name = f"{emit}-{delivery}"
     made = document(emit, bootstrap, str(folder / name), delivery)
+    return set_up(made, folder / f"{name}.yaml", values)
+
+
+def set_up(made: dict[str, Any], path: Path, values: list[bytes]) -> Path:
+    """Write a pipeline file, make its topics, and fit its model on part of the messages."""
     config = parse_pipeline(msgspec.json.decode(msgspec.json.encode(made)))
     stream = config.streams[STREAM]
     n = min(len(values), FIT_ON)
@@ -125,11 +141,6 @@ def make_pipeline(
     model = fit_route(STREAM, stream, stream.routes[0], build_history(stream, [records]))
     registry = Registry(Storage(config.storage))
     registry.promote(STREAM, "pca", registry.save(model))
-    spec = {
-        f"{config.name}.{STREAM}.{kind}": TopicSpec(PARTITIONS) for kind in ("scored", "alerts")
-    }
-    own = ("dead-letters", "retrain", "models", "accounts")
-    ensure_topics(config.kafka, spec | {f"{config.name}.{name}": TopicSpec(1) for name in own})
-    path = folder / f"{name}.yaml"
+    ensure_topics(config.kafka, pipeline_topics(config))
     path.write_bytes(msgspec.json.encode(made))
     return path

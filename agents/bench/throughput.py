@@ -64,14 +64,15 @@ def measure_throughput(records: int, repeats: int, say: Callable[[str], None]) -
             commands[name] = ["agents.bench.worker", str(path), str(records)]
         for _ in range(repeats):
             for name, command in commands.items():
-                rate = _rate(command)
+                rate = rate_of(command)
                 say(f"{name}: {rate:,.0f} records/s")
                 found.setdefault(name, []).append(rate)
     medians = {name: statistics.median(rates) for name, rates in found.items()}
     return Throughput(records=records, repeats=repeats, machine=machine(), **medians)
 
 
-def _rate(command: list[str]) -> float:
+def rate_of(command: list[str]) -> float:
+    """Run a module of ours that prints records and seconds; return records/s."""
     arguments = [sys.executable, "-m", *command]
     done = subprocess.run(arguments, check=True, capture_output=True)  # noqa: S603 - our own modules
     facts = msgspec.json.decode(done.stdout.splitlines()[-1])

@@ -20,16 +20,12 @@ import msgspec
 import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from connectors.partitioner import partitions_of
+from connectors.kafka.bench_feed import BATCH_BYTES, TICK_SECONDS, feed
 
 __all__ = ["main"]
 
 WARM_UP_SECONDS = 3.0
-TICK_SECONDS = 0.005
-BATCH_BYTES = 1 << 20
 PATIENCE_SECONDS = 120.0
-NUMBERS = "abcdef"
-KEYS = 10_000
 QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 
 
@@ -88,7 +84,8 @@ async def _measure(options: argparse.Namespace) -> dict[str, float]:
         async with asyncio.timeout(PATIENCE_SECONDS):
             await _reaches(reader, options.skip)
         begin = time.time_ns()
-        sent = await _feed(producer, options)
+        sent = int(options.rate * (WARM_UP_SECONDS + options.seconds))
+        await feed(producer, options.topic, options.rate, sent)
         async with asyncio.timeout(PATIENCE_SECONDS):
             await _reaches(reader, options.skip + sent)
     finally:
@@ -101,30 +98,6 @@ async def _measure(options: argparse.Namespace) -> dict[str, float]:
 async def _reaches(reader: _Reader, count: int) -> None:
     while len(reader.made) < count:
         await asyncio.sleep(TICK_SECONDS)
-
-
-async def _feed(producer: AIOKafkaProducer, options: argparse.Namespace) -> int:
-    """Produce at an even rate, a batch a tick and partition; return how many."""
-    rng = np.random.default_rng(1)
-    partitions = len(await producer.partitions_for(options.topic))
-    seconds = WARM_UP_SECONDS + options.seconds
-    total, sent, begin = int(options.rate * seconds), 0, time.perf_counter()
-    while sent < total:
-        due = min(total, int((time.perf_counter() - begin) * options.rate))
-        keys = [f"key-{k}".encode() for k in rng.integers(0, KEYS, due - sent).tolist()]
-        numbers = rng.normal(size=(due - sent, len(NUMBERS))).round(4).tolist()
-        batches = [producer.create_batch() for _ in range(partitions)]
-        for key, row, place in zip(keys, numbers, partitions_of(keys, partitions), strict=True):
-            fields = dict(zip(NUMBERS, row, strict=True))
-            record = {"key": key.decode(), "time": time.time_ns(), **fields}
-            batches[place].append(key=key, value=msgspec.json.encode(record), timestamp=None)
-        for place, batch in enumerate(batches):
-            if batch.record_count():
-                await producer.send_batch(batch, options.topic, partition=place)
-        sent = due
-        await asyncio.sleep(TICK_SECONDS)
-    await producer.flush()
-    return total
 
 
 if __name__ == "__main__":

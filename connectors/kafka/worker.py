@@ -101,6 +101,8 @@ class KafkaWorker:
     keeping
         Where the handler keeps the state of its partitions; a worker that keeps it elsewhere is
         told so when it takes one of them on.
+    delivery
+        Where outputs go instead; for measurements.
     unhealthy_seconds
         How long a wait or one call of the handler may last before the worker is unhealthy.
 
@@ -125,6 +127,7 @@ class KafkaWorker:
         isolation_level: str = "read_committed",
         exactly_once: bool = False,
         keeping: Keeping | None = None,
+        delivery: Delivery | None = None,
         unhealthy_seconds: float = 300.0,
     ) -> None:
         aiokafka_settings(config)  # a mistake in them is better told now than at the first use
@@ -136,7 +139,9 @@ class KafkaWorker:
         health.wait("group", "starting", expected=True)
         self._members = members = Membership(handler, health, reset, keeping or Keeping())
         self._delivery: Delivery
-        if exactly_once:
+        if delivery is not None:
+            self._delivery = delivery
+        elif exactly_once:
             self._delivery = Transactions(
                 config, group, members.commit_of, members.memos.of, health
             )

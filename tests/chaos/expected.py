@@ -11,16 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from agents.pipeline import Pipeline
-from connectors.base import Fetch, Output, flatten
+from connectors.base import Fetch, flatten
 from detectors.model import Model
-from schemas import messages
-from schemas.messages import (
-    Account,
-    DeadLetter,
-    Incident,
-    RetrainRequest,
-    ScoredEvent,
-)
+from schemas.messages import Account, ScoredEvent
 from tests.chaos.published import Published
 from tests.chaos.setting import STREAM, Setting
 
@@ -103,15 +96,4 @@ class _Run:
         with np.errstate(over="ignore", invalid="ignore"):
             outputs = self._pipeline.process([part]).outputs
         for output in flatten(outputs):
-            self._sort(output)
-
-    def _sort(self, output: Output) -> None:
-        topics, out = self._setting.topics, self.out
-        if output.topic == topics.scored(STREAM):
-            out.scored.append(messages.decode(output.value, ScoredEvent))
-        elif output.topic == topics.dead_letters:
-            out.letters.append(messages.decode(output.value, DeadLetter))
-        elif output.topic == topics.alerts(STREAM):
-            out.incidents.append(messages.decode(output.value, Incident))
-        elif output.topic == topics.retrain:
-            out.requests.append(messages.decode(output.value, RetrainRequest))
+            self.out.add(self._setting.topics, output)

@@ -24,6 +24,10 @@ from tests.chaos.setting import STREAM, Setting
 from tests.chaos.workers import Worker, Workers
 
 PATIENCE = 90.0
+LOOK_SECONDS = 0.2
+
+# what a worker says of a full disk; an archive holds up the checkpoints that come after it
+NO_ROOM = {True: "waiting for the storage", False: "checkpoint not written"}
 
 
 class Happened(msgspec.Struct, kw_only=True):
@@ -139,11 +143,22 @@ def _stall(fault: Fault, stage: Stage, happened: Happened) -> None:
 
 
 def _full(fault: Fault, stage: Stage, happened: Happened) -> None:
-    """The disk is full, as far as the workers can tell, while one of them is restarted."""
+    """The disk is full, as far as the workers can tell, while one of them is restarted.
+
+    It lasts until a write has failed, and an archive or a checkpoint waits for room.
+    """
+    failed = NO_ROOM[stage.setting.config.streams[STREAM].archive]
+    before = stage.workers.logged(failed)
     stage.workers.all(lambda worker: worker.limit_files(True))
     try:
         stage.workers[fault.worker].signal(signal.SIGTERM)
         _wait(fault.seconds)
+        end = time.monotonic() + PATIENCE
+        while stage.workers.logged(failed) == before:
+            if time.monotonic() > end:
+                happened.missed.append(f"no worker says {failed!r}")
+                break
+            _wait(LOOK_SECONDS)
     finally:
         stage.workers.all(lambda worker: worker.limit_files(False))
 

@@ -36,8 +36,9 @@ EXACT = (
 class Verdict(msgspec.Struct, kw_only=True):
     """What the comparison found.
 
-    ``duplicates`` counts messages that were published again with the same id and revision;
-    ``flips`` events that differ in ``is_anomaly`` within the tolerance of their p-values.
+    ``duplicates`` counts messages that were published again: events with the same id and revision,
+    dead letters of the same record, and incidents and requests that say the same in every detail.
+    ``flips`` counts events that differ in ``is_anomaly`` within the tolerance of their p-values.
     """
 
     expected: int = 0
@@ -54,14 +55,30 @@ class Verdict(msgspec.Struct, kw_only=True):
         return not self.lost and not self.wrong
 
 
-def judge(expected: Published, seen: Published, ranks: Ranks) -> Verdict:
-    """Compare what was published with what should have been."""
+def judge(
+    expected: Published, seen: Published, ranks: Ranks, *, exactly_once: bool = False
+) -> Verdict:
+    """Compare what was published with what should have been.
+
+    Parameters
+    ----------
+    expected, seen
+        What an undisturbed run publishes, and what an independent reader found.
+    ranks
+        The tolerance of p-values.
+    exactly_once
+        Whether a message that was published again is wrong.
+    """
     verdict = Verdict()
     _scored(verdict, expected.scored, seen.scored, ranks)
     _letters(verdict, expected.letters, seen.letters)
     _accounts(verdict, expected.accounts, seen.accounts)
     _incidents(verdict, expected.incidents, seen.incidents)
     _requests(verdict, expected.requests, seen.requests)
+    for given, wanted in ((seen.incidents, expected.incidents), (seen.requests, expected.requests)):
+        verdict.duplicates += max(0, _repeated(given) - _repeated(wanted))
+    if exactly_once and verdict.duplicates:
+        _add(verdict, "published again", f"{verdict.duplicates} messages", "under exactly once")
     return verdict
 
 
@@ -171,6 +188,11 @@ def _requests(
                 if request.requested_at in differ
             ]
             _add(verdict, "request differs", name, f"one of the two lacks {told}")
+
+
+def _repeated(given: Sequence[Message]) -> int:
+    """Count messages that are there already, byte by byte."""
+    return len(given) - len({msgspec.json.encode(message) for message in given})
 
 
 def _ids(

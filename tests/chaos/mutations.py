@@ -15,8 +15,12 @@ from agents.decide import Decider
 from agents.recovery import Recovery
 from agents.serve import PipelineHandler
 from connectors.base import Partition
+from connectors.kafka import worker
+from connectors.kafka.delivery import AtLeastOnce
 from connectors.kafka.drive import Drive
 from connectors.kafka.handler import Batch
+from connectors.kafka.publisher import Publisher
+from schemas.config import Kafka
 
 SLOW_PUBLISH_SECONDS = 0.3
 
@@ -100,12 +104,22 @@ def swap_without_barrier() -> None:
     PipelineHandler.follow_models = follow  # type: ignore[method-assign]
 
 
+def without_transactions() -> None:
+    """Promise exactly once, and publish first and commit afterwards."""
+
+    def plain(config: Kafka, *others: object) -> AtLeastOnce:
+        return AtLeastOnce(Publisher(config))
+
+    worker.Transactions = plain  # type: ignore[assignment, attr-defined]
+
+
 MUTATIONS: dict[str, Callable[[], None]] = {
     "commit_before_publish": commit_before_publish,
     "no_restore": no_restore,
     "suppress_one_too_many": suppress_one_too_many,
     "calibrate_per_batch": calibrate_per_batch,
     "swap_without_barrier": swap_without_barrier,
+    "without_transactions": without_transactions,
 }
 
 if __name__ == "__main__":

@@ -71,6 +71,10 @@ class Progress:
             lambda: all(self.committed.get(p, 0) >= x for p, x in ends.items()), seconds
         )
 
+    def await_total(self, records: int, seconds: float) -> bool:
+        """Wait until so many records are committed in all."""
+        return self._await(lambda: sum(self.committed.values()) >= records, seconds)
+
     def await_moved(self, since: float, seconds: float) -> bool:
         """Wait until every partition has made progress since a time."""
         return self._await(lambda: self.moved_at(since) is not None, seconds)

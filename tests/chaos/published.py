@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from kafka import KafkaConsumer, TopicPartition
 
-from connectors.base import Fetch, Partition
+from connectors.base import Fetch, Output, Partition
 from connectors.kafka.records import to_fetch
 from schemas import messages
 from schemas.messages import (
@@ -18,6 +18,7 @@ from schemas.messages import (
     RetrainRequest,
     ScoredEvent,
 )
+from schemas.topics import Topics
 from tests.chaos.setting import STREAM, Setting
 
 M = TypeVar("M", bound=Message)
@@ -33,6 +34,17 @@ class Published:
     incidents: list[Incident] = field(default_factory=list)
     accounts: list[Account] = field(default_factory=list)
     requests: list[RetrainRequest] = field(default_factory=list)
+
+    def add(self, topics: Topics, output: Output) -> None:
+        """Add a message that a pipeline wants published."""
+        if output.topic == topics.scored(STREAM):
+            self.scored.append(messages.decode(output.value, ScoredEvent))
+        elif output.topic == topics.dead_letters:
+            self.letters.append(messages.decode(output.value, DeadLetter))
+        elif output.topic == topics.alerts(STREAM):
+            self.incidents.append(messages.decode(output.value, Incident))
+        elif output.topic == topics.retrain:
+            self.requests.append(messages.decode(output.value, RetrainRequest))
 
 
 def read_inputs(bootstrap: str, setting: Setting) -> dict[int, Fetch]:

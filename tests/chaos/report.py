@@ -35,7 +35,7 @@ def _row(group: list[Outcome]) -> list[str]:
         delivery: sum(x.verdict.duplicates for x in group if x.schedule.delivery == delivery)
         for delivery in ("at_least_once", "exactly_once")
     }
-    exact = any(x.schedule.delivery == "exactly_once" for x in group)
+    met = {x.schedule.delivery for x in group}
     times = [seconds for x in group for _, seconds in x.recoveries if seconds is not None]
     never = sum(seconds is None for x in group for _, seconds in x.recoveries)
     worst = f"{max(times):.1f}" if times else "-"
@@ -45,8 +45,7 @@ def _row(group: list[Outcome]) -> list[str]:
         f"{sum(x.verdict.expected for x in group):,}",
         str(sum(x.verdict.lost for x in group)),
         str(sum(x.verdict.wrong for x in group)),
-        str(again["at_least_once"]),
-        str(again["exactly_once"]) if exact else "-",
+        *(str(count) if delivery in met else "-" for delivery, count in again.items()),
         str(sum(x.verdict.flips for x in group)),
         f"{median(times):.1f}" if times else "-",
         f"{worst}, {never} never" if never else worst,

@@ -54,8 +54,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     @property
     def green(self) -> bool:
         """Whether the law held, and the run came to its end."""
-        again = self.verdict.duplicates if self.schedule.delivery == "exactly_once" else 0
-        return self.verdict.holds and not again and not self.trouble
+        return self.verdict.holds and not self.trouble
 
 
 def run(schedule: Schedule, cluster: Cluster, results: Path) -> Outcome:
@@ -136,11 +135,13 @@ def _judge(cluster: Cluster, setting: Setting, model_ids: list[str]) -> Verdict:
     inputs = read_inputs(cluster.bootstrap, setting)
     registry = setting.registry
     models = [registry.load(STREAM, setting.route, x) for x in model_ids]
-    return judge(expect(setting, inputs, models, seen), seen, _ranks(setting, models))
+    expected = expect(setting, inputs, models, seen)
+    exactly_once = setting.config.delivery == "exactly_once"
+    return judge(expected, seen, ranks(setting, models), exactly_once=exactly_once)
 
 
-def _ranks(setting: Setting, models: list[Model]) -> Ranks:
-    """One rank of the calibration set that an event is judged by."""
+def ranks(setting: Setting, models: list[Model]) -> Ranks:
+    """Return what tells one rank of the calibration set that an event is judged by."""
     steps = next(iter(models)).description.layout.steps
     full = {m.model_id: 1.0 / (len(m.calibration[FULL]) + 1) for m in models}
     few = {

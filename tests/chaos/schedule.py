@@ -29,8 +29,8 @@ KINDS = (
 )
 """What disturbs a run; seed modulo their number chooses. See :mod:`tests.chaos.faults`."""
 
-DELIVERIES = ("at_least_once",)
-"""What the workers offer; each is used by every second schedule, or third, and so on."""
+DELIVERIES = ("at_least_once", "exactly_once")
+"""What the workers offer; a kind of fault meets them in turn."""
 
 MIXABLE = ("kill", "restart", "zombie", "broker", "stall", "full", "poison", "swap")
 
@@ -61,6 +61,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     """One run: the records, the pipeline, and the faults in their order.
 
     ``pace`` is in records a second; ``mutation`` names a deliberate mistake in the workers.
+    Without ``archive`` a checkpoint waits for no other file: a full disk fails it at once.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     drift: bool = False
     batch: int = 8192
     delivery: str = "at_least_once"
+    archive: bool = True
     faults: tuple[Fault, ...] = ()
     checkpoint_seconds: int = 10
     mutation: str = ""
@@ -105,6 +107,7 @@ def make(seed: int) -> Schedule:
         drift=rng.random() < 0.3,
         batch=rng.choice((512, 8192)),
         delivery=DELIVERIES[seed // len(KINDS) % len(DELIVERIES)],
+        archive=seed // len(KINDS) // len(DELIVERIES) % 2 == 0,
         faults=tuple(_faults(kind, rng)),
         checkpoint_seconds=rng.choice((1, 3, 10)),
     )

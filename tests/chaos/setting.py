@@ -121,6 +121,7 @@ def _document(schedule: Schedule, name: str, bootstrap: str, storage: Path) -> d
         "detectors": [schedule.detector],
         "alerts": {"budget_per_day": 40},
         "drift": {"settle": 200, "cooldown": "1h"},
+        "archive": schedule.archive,
     }
     return {
         "name": name,

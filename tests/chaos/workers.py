@@ -32,12 +32,15 @@ class Worker:
         Exit codes of processes that ended though nobody asked or killed them.
     starts
         How many processes there have been.
+    log
+        File with what they say.
     """
 
     def __init__(self, command: list[str], log: Path) -> None:
         self.crashes: list[int] = []
         self.starts = 0
-        self._command, self._log = command, log
+        self.log = log
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._changed = threading.Condition()
         self._stopping = threading.Event()
@@ -51,6 +54,12 @@ class Worker:
     def start(self) -> None:
         """Start the first process."""
         self._thread.start()
+
+    @property
+    def pid(self) -> int | None:
+        """The process, if there is one."""
+        with self._changed:
+            return None if self._process is None else self._process.pid
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process, if there is one."""
@@ -103,17 +112,19 @@ class Worker:
             code = self._run()
             with self._changed:
                 self._process = None
-                if not self._expected and not self._stopping.is_set():
+                crashed = not self._expected and not self._stopping.is_set()
+                if crashed:
                     self.crashes.append(code)
                 self._expected = False
                 self._changed.notify_all()
-            if time.monotonic() - began > STEADY_SECONDS:
+            # what was killed or asked to end is started again soon, what crashes ever more slowly
+            if not crashed or time.monotonic() - began > STEADY_SECONDS:
                 pause = FIRST_PAUSE
             self._stopping.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _run(self) -> int:
-        with self._log.open("ab") as log, self._spawn() as process:
+        with self.log.open("ab") as log, self._spawn() as process:
             with self._changed:
                 self._process = process
                 self.starts += 1
@@ -167,6 +178,11 @@ class Workers:
         """Do something with every worker."""
         for worker in self.each:
             act(worker)
+
+    def logged(self, text: str) -> int:
+        """Count the lines of their logs that contain a text."""
+        logs = [worker.log.read_text(errors="replace") for worker in self.each if worker.starts]
+        return sum(text in line for log in logs for line in log.splitlines())
 
     def stop(self) -> None:
         """Stop them all at once, and wait."""

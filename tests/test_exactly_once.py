@@ -273,6 +273,7 @@ def test_a_frozen_worker_that_wakes_up_repeats_nothing_and_comes_back(
     assert frozen.process.returncode == 0
 
 
+@pytest.mark.own_broker
 @pytest.mark.slow
 @pytest.mark.usefixtures("nodes_may_die")
 def test_a_broker_that_comes_back_is_found_again(topic_name: str) -> None:

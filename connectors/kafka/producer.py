@@ -9,7 +9,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from connectors.kafka import producer_id
+from connectors.kafka import compatibility
 from connectors.kafka.client import aiokafka_settings
 from schemas.config import Kafka
 
@@ -18,7 +18,7 @@ __all__ = ["close_producer", "new_producer", "start_producer"]
 # Closing a producer that cannot deliver must not hold up the end of the process.
 CLOSE_SECONDS = 2.0
 
-producer_id.install()
+compatibility.install()
 
 
 def new_producer(

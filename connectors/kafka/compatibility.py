@@ -1,16 +1,21 @@
-"""How a producer asks for its id: in the form that today's clients use.
+"""What aiokafka's producers need beside, to understand brokers that are not Apache's.
 
-aiokafka asks in the first version of InitProducerId (Kafka 0.11), which does not tell whether the
-producer has an id already. Apache Kafka takes that for "no"; Tansu refuses it. Version 3 (Kafka
-2.5, KIP-360) says no explicitly. Brokers that only know the first version are asked in that.
+aiokafka asks for a producer's id in the first version of InitProducerId (Kafka 0.11), which does
+not tell whether the producer has one already. Apache Kafka takes that for "no"; Tansu refuses it.
+Version 3 (Kafka 2.5, KIP-360) says no explicitly. Brokers that do not know it are asked as before.
+
+A producer that a newer one has shut out is told so by INVALID_PRODUCER_EPOCH in the old versions of
+requests that aiokafka sends, and by PRODUCER_FENCED in newer ones (KIP-588). Tansu and kfake answer
+the latter to all versions, which aiokafka does not know.
 
 References
 ----------
-https://kafka.apache.org/protocol#The_Messages_InitProducerId
+https://kafka.apache.org/protocol
 """
 
 from __future__ import annotations
 
+from aiokafka.errors import ProducerFenced, kafka_errors
 from aiokafka.producer import sender
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.transaction import InitProducerIdRequest_v0
@@ -20,6 +25,8 @@ __all__ = ["install"]
 
 # Neither an id nor an epoch yet.
 NONE = -1
+
+PRODUCER_FENCED = 90
 
 
 class _Response3(Response):
@@ -66,5 +73,6 @@ class InitProducerId(Request[InitProducerIdRequest_v0 | _Request3]):
 
 
 def install() -> None:
-    """Have every aiokafka producer of this process ask so."""
+    """Teach every aiokafka producer of this process."""
     sender.InitProducerIdRequest = InitProducerId
+    kafka_errors[PRODUCER_FENCED] = ProducerFenced

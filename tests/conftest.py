@@ -24,6 +24,10 @@ settings.load_profile("eddy")
 
 BROKER_REQUIRED = os.environ.get("EDDY_REQUIRE_BROKER") == "1"
 
+# The address of a cluster that runs already, of whatever make: the tests then use that one, and
+# leave their topics behind there.
+BOOTSTRAP = os.environ.get("EDDY_TEST_BOOTSTRAP")
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,7 +42,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     With EDDY_REQUIRE_BROKER=1 nothing is skipped: the tests then fail with what is missing.
     """
-    if item.get_closest_marker("broker") and not BROKER_REQUIRED:
+    if BOOTSTRAP:
+        if item.get_closest_marker("own_broker"):
+            pytest.skip("starts and ends brokers of its own: EDDY_TEST_BOOTSTRAP names one to keep")
+    elif item.get_closest_marker("broker") and not BROKER_REQUIRED:
         reason = broker_missing()
         if reason:
             pytest.skip(f"THE BROKER TESTS DID NOT RUN: {reason}")
@@ -51,10 +58,13 @@ def broker_missing() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def broker() -> Iterator[Broker]:
-    """One single-node cluster for the whole run: use topics and groups of your own."""
+def broker() -> Iterator[Kafka]:
+    """The connection to one cluster for the whole run: use topics and groups of your own."""
+    if BOOTSTRAP:
+        yield Kafka(bootstrap=BOOTSTRAP)
+        return
     with Broker() as running:
-        yield running
+        yield Kafka(bootstrap=running.bootstrap)
 
 
 @pytest.fixture
@@ -74,9 +84,9 @@ def processes() -> Iterator[list[Process]]:
 
 
 @pytest.fixture
-def config(broker: Broker) -> Kafka:
+def config(broker: Kafka) -> Kafka:
     """The connection to the shared broker."""
-    return Kafka(bootstrap=broker.bootstrap)
+    return broker
 
 
 @pytest.fixture

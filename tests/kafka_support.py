@@ -8,7 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaAdminClient
-from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    GroupIdNotFoundError,
+)
 
 from connectors.base import Fetch, Output, Partition
 from connectors.kafka.admin import TopicSpec, ensure_topics
@@ -64,8 +68,12 @@ def committed(config: Kafka, group: str) -> dict[Partition, int]:
     with KafkaAdminClient(bootstrap_servers=config.bootstrap.split(",")) as admin:
         try:
             offsets = admin.list_group_offsets([group])[group]
-        except (CoordinatorLoadInProgressError, CoordinatorNotAvailableError):
-            # no group has met on this broker yet
+        except (
+            CoordinatorLoadInProgressError,
+            CoordinatorNotAvailableError,
+            GroupIdNotFoundError,
+        ):
+            # the group has not met on this broker yet
             return {}
     return {Partition(x.topic, x.partition): y.offset for x, y in offsets.items() if y.offset >= 0}
 

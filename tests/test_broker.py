@@ -19,6 +19,7 @@ from kafka.errors import KafkaError
 
 from connectors.broker import Broker, find_java, jars, kafka_version, unavailable_reason
 from connectors.broker.config import node_properties
+from schemas.config import Kafka
 from schemas.errors import SetupError
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +89,7 @@ def setting(bootstrap: str, topic: str, name: str) -> object:
 
 
 @pytest.mark.broker
-def test_records_pass_through_the_shared_broker(broker: Broker, topic_name: str) -> None:
+def test_records_pass_through_the_shared_broker(broker: Kafka, topic_name: str) -> None:
     create_topic(broker.bootstrap, topic_name, partitions=3)
     sent = [b"record %d" % i for i in range(300)]
     produce(broker.bootstrap, topic_name, sent)
@@ -96,7 +97,8 @@ def test_records_pass_through_the_shared_broker(broker: Broker, topic_name: str)
 
 
 @pytest.mark.broker
-def test_topics_do_not_appear_by_use(broker: Broker, topic_name: str) -> None:
+@pytest.mark.own_broker
+def test_topics_do_not_appear_by_use(broker: Kafka, topic_name: str) -> None:
     client = KafkaProducer(bootstrap_servers=broker.bootstrap, max_block_ms=1500)
     with client as producer, pytest.raises(KafkaError):
         producer.send(topic_name, b"lost").get(timeout=5)
@@ -105,6 +107,7 @@ def test_topics_do_not_appear_by_use(broker: Broker, topic_name: str) -> None:
 
 
 @pytest.mark.broker
+@pytest.mark.own_broker
 def test_stop_leaves_no_process_and_no_folder() -> None:
     with Broker() as broker:
         folder = broker.directory
@@ -116,6 +119,7 @@ def test_stop_leaves_no_process_and_no_folder() -> None:
 
 
 @pytest.mark.broker
+@pytest.mark.own_broker
 def test_data_in_a_given_folder_survives(tmp_path: Path, topic_name: str) -> None:
     properties = {"message.max.bytes": 3 << 20}
     with Broker(directory=tmp_path / "data", properties=properties) as broker:
@@ -130,6 +134,7 @@ def test_data_in_a_given_folder_survives(tmp_path: Path, topic_name: str) -> Non
 
 
 @pytest.mark.broker
+@pytest.mark.own_broker
 def test_a_failed_start_shows_the_log_and_leaves_nothing(tmp_path: Path) -> None:
     broker = Broker(directory=tmp_path, properties={"num.io.threads": "many"})
     with pytest.raises(SetupError, match=r"ended by itself(.|\n)*num\.io\.threads"):
@@ -138,13 +143,15 @@ def test_a_failed_start_shows_the_log_and_leaves_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.broker
-def test_a_busy_port_is_named(broker: Broker) -> None:
+@pytest.mark.own_broker
+def test_a_busy_port_is_named(broker: Kafka) -> None:
     port = int(broker.bootstrap.rpartition(":")[2])
     with pytest.raises(SetupError, match=rf"port {port} on 127\.0\.0\.1 is in use"):
         Broker(port=port).start()
 
 
 @pytest.mark.broker
+@pytest.mark.own_broker
 @pytest.mark.slow
 @pytest.mark.usefixtures("nodes_may_die")
 def test_three_nodes_survive_the_loss_of_one(topic_name: str) -> None:
@@ -196,6 +203,7 @@ STARTED_IN_A_THREAD = """
 
 
 @pytest.mark.broker
+@pytest.mark.own_broker
 def test_no_node_outlives_a_killed_parent() -> None:
     """Started in a thread that ends: the node outlives the thread but not the process."""
     with python(textwrap.dedent(STARTED_IN_A_THREAD)) as own:
@@ -209,6 +217,7 @@ def test_no_node_outlives_a_killed_parent() -> None:
 
 
 @pytest.mark.broker
+@pytest.mark.own_broker
 def test_no_node_outlives_a_killed_guard() -> None:
     with Broker() as broker:
         folder = broker.directory
@@ -225,6 +234,7 @@ def read_command(process: int) -> bytes:
 
 
 @pytest.mark.broker
+@pytest.mark.own_broker
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_runs_until_a_signal(number: signal.Signals) -> None:
     program = "from agents.cli_broker import broker; broker()"

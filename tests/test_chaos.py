@@ -40,6 +40,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.mark.broker
+@pytest.mark.own_broker
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults_do_not_show(

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from connectors.broker import Broker
 from schemas import messages
+from schemas.config import Kafka
 from schemas.messages import ScoredEvent
 from tests.pipelines import document, payments
 from tests.running import accounts, consume, killed, wait_for, wait_for_messages, worker
@@ -23,7 +23,7 @@ PARTITIONS = 2
 PATIENCE = 90.0
 
 
-def pipeline_file(broker: Broker, name: str, folder: Path, delivery: str) -> Path:
+def pipeline_file(broker: Kafka, name: str, folder: Path, delivery: str) -> Path:
     stream = {
         "source": {"topic": name},
         "id": "number",
@@ -56,7 +56,7 @@ def numbered(count: int, seed: int) -> list[bytes]:
 
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
 def test_kills_change_no_output(
-    broker: Broker, topic_name: str, tmp_path: Path, delivery: str
+    broker: Kafka, topic_name: str, tmp_path: Path, delivery: str
 ) -> None:
     pipeline = pipeline_file(broker, topic_name, tmp_path, delivery)
     history = tmp_path / "history.jsonl"

@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, for_code, kafka_errors
 
 from connectors.base import Fetch, Output, Partition
 from connectors.broker import Broker
@@ -109,9 +109,13 @@ def test_a_transaction_that_fails_is_aborted_and_done_again(
     assert (len(everything) == COUNT) == committed_all_the_same
 
 
+# INVALID_PRODUCER_EPOCH, and PRODUCER_FENCED, by which other brokers tell the same
+@pytest.mark.parametrize("code", [47, 90])
 def test_a_worker_that_is_shut_out_gives_up_and_comes_back(
-    config: Kafka, topic: str, target: str
+    config: Kafka, topic: str, target: str, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(kafka_errors, 47, for_code(code))
+
     async def shut_out() -> None:
         other = AIOKafkaProducer(
             bootstrap_servers=config.bootstrap, transactional_id=f"{topic}-{topic}-1"
@@ -273,6 +277,7 @@ def test_a_frozen_worker_that_wakes_up_repeats_nothing_and_comes_back(
     assert frozen.process.returncode == 0
 
 
+@pytest.mark.own_broker
 @pytest.mark.slow
 @pytest.mark.usefixtures("nodes_may_die")
 def test_a_broker_that_comes_back_is_found_again(topic_name: str) -> None:

@@ -39,11 +39,6 @@ from tests.kafka_support import eventually, fill, make_topic, outputs, read
 NOBODY = Kafka(bootstrap="127.0.0.1:1")
 
 
-@pytest.fixture
-def config(broker: Broker) -> Kafka:
-    return Kafka(bootstrap=broker.bootstrap)
-
-
 def numbers_by_key(config: Kafka, topic: str) -> dict[bytes | None, list[int]]:
     found: defaultdict[bytes | None, list[int]] = defaultdict(list)
     for fetch in read(config, topic):
@@ -138,6 +133,7 @@ def test_a_producer_that_the_broker_refuses_is_replaced(
 
 
 @pytest.mark.broker
+@pytest.mark.own_broker
 @pytest.mark.slow
 @pytest.mark.usefixtures("nodes_may_die")
 def test_a_producer_that_gets_no_answer_is_replaced(
@@ -261,9 +257,7 @@ def test_looking_at_a_missing_topic_does_not_create_it(config: Kafka, topic_name
 
 
 @pytest.mark.broker
-def test_a_topic_made_again_has_another_id(
-    broker: Broker, config: Kafka, topic_name: str, tmp_path: Path
-) -> None:
+def test_a_topic_made_again_has_another_id(config: Kafka, topic_name: str, tmp_path: Path) -> None:
     other = f"{topic_name}-other"
     make_topic(config, topic_name)
     make_topic(config, other)
@@ -271,7 +265,7 @@ def test_a_topic_made_again_has_another_id(
     assert set(first.topic_ids) == {topic_name, other}
     assert first == identify(config, [topic_name, other])
     assert identify(config, []).topic_ids == {}
-    with KafkaAdminClient(bootstrap_servers=broker.bootstrap.split(",")) as admin:
+    with KafkaAdminClient(bootstrap_servers=config.bootstrap.split(",")) as admin:
         admin.delete_topics([topic_name])
     assert eventually(lambda: topic_name not in identify(config, [topic_name]).topic_ids)
     make_topic(config, topic_name)

@@ -612,6 +612,7 @@ def test_a_killed_worker_loses_nothing(
 
 
 @pytest.mark.broker
+@pytest.mark.own_broker
 @pytest.mark.slow
 @pytest.mark.usefixtures("nodes_may_die")
 def test_a_broker_that_comes_back_is_found_again(topic_name: str) -> None:

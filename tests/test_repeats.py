@@ -19,13 +19,13 @@ from agents.rekey import RekeyHandler
 from agents.repeats import Repeats
 from agents.topics import pipeline_topics
 from connectors.base import Fetch, Origin, Output, Partition, flatten
-from connectors.broker import Broker
 from connectors.kafka.admin import end_offsets, ensure_topics
 from connectors.kafka.handler import Batch
 from connectors.kafka.records import to_fetch
 from connectors.kafka.thread import Committed, ConsumerThread
 from connectors.partitioner import partition_of
 from schemas import messages
+from schemas.config import Kafka
 from schemas.config import Pipeline as Config
 from schemas.messages import DeadLetter, ScoredEvent
 from schemas.parse import parse_pipeline
@@ -289,7 +289,7 @@ def test_a_crash_repeats_records() -> None:
 
 @pytest.mark.broker
 def test_a_worker_that_follows_a_crashed_one_repeats_and_nothing_comes_twice(
-    broker: Broker, topic_name: str, monkeypatch: pytest.MonkeyPatch
+    broker: Kafka, topic_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = 5000
     pipeline = document(key_partitioned=False, source={"topic": topic_name})

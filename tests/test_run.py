@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from connectors.broker import Broker
 from schemas.config import Kafka
 from tests.kafka_support import make_topic, read
 from tests.pipelines import document, payments
@@ -21,7 +20,7 @@ RECORDS = 3000
 PATIENCE = 90.0
 
 
-def test_run_equals_replay(broker: Broker, topic_name: str, tmp_path: Path) -> None:
+def test_run_equals_replay(broker: Kafka, topic_name: str, tmp_path: Path) -> None:
     made: dict[str, Any] = document(source={"topic": topic_name}, id="number", archive=False)
     made |= {
         "name": topic_name,
@@ -59,12 +58,12 @@ def test_run_equals_replay(broker: Broker, topic_name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("options", [[], ["--no-key"]])
 def test_produced_records_bear_their_event_times(
-    broker: Broker, topic_name: str, tmp_path: Path, options: list[str]
+    broker: Kafka, topic_name: str, tmp_path: Path, options: list[str]
 ) -> None:
     made = document(source={"topic": topic_name}) | {"kafka": {"bootstrap": broker.bootstrap}}
     pipeline, today = tmp_path / "pipeline.json", tmp_path / "today.jsonl"
     pipeline.write_bytes(msgspec.json.encode(made))
-    config = Kafka(bootstrap=broker.bootstrap)
+    config = broker
     make_topic(config, topic_name, partitions=2)
     good = payments(20, jitter_ms=5000)
     began = time.time_ns()
@@ -91,7 +90,7 @@ def test_produced_records_bear_their_event_times(
 
 @pytest.mark.parametrize("keyed", [True, False], ids=["keyed", "keyless"])
 def test_a_topic_is_a_history_as_its_file_is(
-    broker: Broker, topic_name: str, tmp_path: Path, keyed: bool
+    broker: Kafka, topic_name: str, tmp_path: Path, keyed: bool
 ) -> None:
     made = document(source={"topic": topic_name}, key_partitioned=keyed)
     made |= {
@@ -103,7 +102,7 @@ def test_a_topic_is_a_history_as_its_file_is(
     pipeline, history = tmp_path / "pipeline.json", tmp_path / "history.jsonl"
     pipeline.write_bytes(msgspec.json.encode(made))
     history.write_bytes(b"\n".join(payments(2000, seed=1)))
-    make_topic(Kafka(bootstrap=broker.bootstrap), topic_name, partitions=2)
+    make_topic(broker, topic_name, partitions=2)
     options = [] if keyed else ["--no-key"]
     assert eddy("produce", pipeline, "-i", history, *options).returncode == 0
     ids = []

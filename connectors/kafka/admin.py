@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import structlog
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
 
@@ -28,6 +29,8 @@ __all__ = [
     "topic_partitions",
     "wait_for_broker",
 ]
+
+log = structlog.get_logger(__name__)
 
 BOOTSTRAP_MS = 5_000
 LEAST_MS = 500
@@ -210,6 +213,10 @@ def _create(admin: KafkaAdminClient, name: str, spec: TopicSpec, replication: in
         admin.create_topics({name: topic})
     except TopicAlreadyExistsError:
         return False
+    except ValueError as error:
+        # The topic is made: refusals are raised before kafka-python reads how the answer describes
+        # the settings, where a source of -1, the protocol's "not told", is none that it knows.
+        log.debug("the broker does not tell the settings", topic=name, reason=str(error))
     return True
 
 

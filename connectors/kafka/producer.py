@@ -9,6 +9,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from connectors.kafka import compatibility
 from connectors.kafka.client import aiokafka_settings
 from schemas.config import Kafka
 
@@ -19,6 +20,7 @@ CLOSE_SECONDS = 2.0
 
 # So soon more partitions of a topic are used; until then producers disagree on where a key goes.
 METADATA_MS = 60_000
+compatibility.install()
 
 
 def new_producer(

@@ -19,9 +19,9 @@ import pytest
 
 from agents.registry import Registry
 from agents.templates import TemplateMatcher
-from connectors.broker import Broker
 from connectors.partitioner import partitions_of
 from connectors.storage import Storage
+from schemas.config import Kafka
 from tests.realdata.loading import read
 from tests.running import by_id, consume, wait_for, worker
 from tests.test_cli import eddy
@@ -51,7 +51,7 @@ def block_of(line: bytes) -> str:
     return match.group().decode()
 
 
-def pipeline_file(broker: Broker, name: str, folder: Path) -> Path:
+def pipeline_file(broker: Kafka, name: str, folder: Path) -> Path:
     stream = {
         "source": {"topic": name, "format": "lines", "pattern": PATTERN},
         "key": "block",
@@ -82,7 +82,7 @@ def closing_lines() -> list[bytes]:
 
 
 def test_sessions_and_templates_over_the_broker(
-    broker: Broker, topic_name: str, tmp_path: Path, show: Callable[[str], None]
+    broker: Kafka, topic_name: str, tmp_path: Path, show: Callable[[str], None]
 ) -> None:
     lines = raw_lines()
     pipeline = pipeline_file(broker, topic_name, tmp_path)

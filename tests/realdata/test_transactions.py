@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from connectors.broker import Broker
+from schemas.config import Kafka
 from schemas.messages import ScoredEvent
 from tests.realdata.loading import read
 from tests.running import by_id, consume, wait_for, worker
@@ -53,7 +53,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, int]:
     return before, after, len(lines) - days
 
 
-def pipeline_file(broker: Broker, name: str, folder: Path, *, keyed: bool) -> Path:
+def pipeline_file(broker: Kafka, name: str, folder: Path, *, keyed: bool) -> Path:
     stream: dict[str, Any] = {
         "source": {"topic": name},
         "key": "customer",
@@ -85,7 +85,7 @@ def succeed(*arguments: object) -> None:
 
 @pytest.mark.parametrize("keyed", [True, False], ids=["keyed", "keyless"])
 def test_a_worker_publishes_what_replay_computes(
-    broker: Broker,
+    broker: Kafka,
     topic_name: str,
     tmp_path: Path,
     history: tuple[Path, Path, int],

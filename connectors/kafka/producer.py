@@ -20,6 +20,7 @@ CLOSE_SECONDS = 2.0
 
 # So soon more partitions of a topic are used; until then producers disagree on where a key goes.
 METADATA_MS = 60_000
+
 compatibility.install()
 
 

@@ -23,6 +23,7 @@ from schemas.messages import Contribution, Incident
 _DAY = 86_400e9
 _SURGE = None
 KEYS_TOLD = 100
+KEYS_COUNTED = 10_000  # a surge of a million keys shall not fill memory and checkpoints
 
 
 class Placed(NamedTuple):
@@ -104,7 +105,8 @@ class IncidentBook:
             return Placed(name, [*messages, self._message(found, "open")], surge)
         found.events += 1
         found.last = max(found.last, time)
-        found.keys[key] = None
+        if len(found.keys) < KEYS_COUNTED:
+            found.keys[key] = None
         before = _severity(found)
         if p_value < found.min_p:
             found.min_p, found.top = p_value, why.top

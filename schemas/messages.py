@@ -107,7 +107,7 @@ class Incident(Message, frozen=True, kw_only=True):
     """Anomalous windows that belong together: what a person is alerted of.
 
     They are of one key, or of many keys that became odd for the same reason at the same time;
-    ``keys`` names the first hundred of the ``key_count``.
+    ``keys`` names the first hundred of the ``key_count``, which counts up to 10,000.
     """
 
     incident_id: str

@@ -14,6 +14,21 @@ from tests.pipelines import document
 EXAMPLES = sorted(Path("examples").glob("*.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("text", "size"), [("512KiB", 2**19), ("1.5MiB", 3 * 2**19), ("2GiB", 2**31), ("1TiB", 2**40)]
+)
+def test_sizes(text: str, size: int) -> None:
+    made = parse_pipeline({**document(), "state": {"memory": text, "spill": "/var/tmp"}})
+    assert (made.state.memory, made.state.spill) == (size, "/var/tmp")
+
+
+@pytest.mark.parametrize("size", ["512MB", "2 gigabytes", 1024, "0MiB", "-1GiB", None])
+def test_what_is_no_size_is_named(size: object) -> None:
+    wanted = r"state\.memory: expected a size such as 512KiB, 512MiB or 2GiB, got "
+    with pytest.raises(ConfigError, match=wanted):
+        parse_pipeline({**document(), "state": {"memory": size}})
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_examples_are_valid(path: Path) -> None:
     assert load_pipeline(path).streams

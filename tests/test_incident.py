@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents import incident
 from agents.explain import Why
 from agents.incident import IncidentBook, Placed
 from schemas.messages import Contribution
@@ -101,3 +103,13 @@ def test_a_few_keys_over_a_long_time_are_no_surge() -> None:
     book = IncidentBook("s", "r", per_day=8.0, gap=DAY)
     placed = [add(book, f"key-{i}", i * DAY // 8, "amount>") for i in range(40)]
     assert not any(place.surge for place in placed)
+
+
+def test_the_keys_of_a_surge_are_counted_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incident, "KEYS_COUNTED", 50)
+    book = IncidentBook("s", "r", per_day=8.0, gap=DAY)
+    for i in range(200):
+        add(book, f"key-{i}", i * SECOND, "amount>")
+    [surge] = [m for m in book.finish() if m.key_count > 1]
+    assert surge.key_count == 50
+    assert surge.events == 200 - book.opened + 1

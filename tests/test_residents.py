@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import residents
+from agents.bench.keys import measure_keys
 from agents.encode import Encoder
 from agents.judge import Result
 from agents.keys import KeyTable
@@ -304,3 +305,14 @@ def test_what_a_copy_holds_stays_as_it_is(tmp_path: Path) -> None:
         assert (again.keys().spilled, again.keys().returned) == (0, 200)
         again.drop_others(())
     pipeline.drop_others(())
+
+
+@pytest.mark.slow
+def test_many_keys_in_little_memory() -> None:
+    found = measure_keys(20_000, "6MiB")
+    limited, unlimited = found.limited, found.unlimited
+    assert limited.outputs == unlimited.outputs
+    assert limited.returned == 2 * 20_000
+    assert limited.evicted > limited.returned
+    assert limited.state_bytes <= 6 * 2**20 < 16 * 2**20 < unlimited.state_bytes
+    assert unlimited.evicted == 0

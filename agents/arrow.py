@@ -23,6 +23,12 @@ __all__ = ["Rows", "read_rows"]
 EXPANSION = 32
 SMALL_BYTES = 1 << 16
 
+# What pyarrow raises of bytes that are no Arrow, such as a column's name that is no text
+_UNREADABLE = (
+    *(pa.ArrowException, OSError, struct.error, MemoryError, NotImplementedError),
+    *(ArithmeticError, LookupError, TypeError, ValueError),
+)
+
 _TABLE = struct.Struct("<i")
 _U16 = struct.Struct("<H")
 _U32 = struct.Struct("<I")
@@ -67,7 +73,7 @@ def read_rows(message: bytes, types: dict[str, Any], text_limit: int) -> Rows | 
         with pa.ipc.open_stream(message) as reader:
             table = reader.read_all()
         table.validate(full=True)
-    except (pa.ArrowException, OSError, struct.error, IndexError) as error:
+    except _UNREADABLE as error:
         return Bad("not_arrow", str(error)[:200])
     columns: dict[str, Sequence[Any]] = {}
     for name, kind in types.items():
@@ -155,8 +161,8 @@ def _column(table: pa.Table, name: str, number: bool, text_limit: int) -> Sequen
             part = _numbers(chunk) if number else _scalars(chunk, text_limit)
             if part is None:
                 return Bad("wrong_type", f"{name}: {str(column.type)[:100]}")
-            values += part
-    except (pa.ArrowException, ValueError) as error:
+            values = values + part if values else part
+    except _UNREADABLE as error:
         return Bad("wrong_type", f"{name}: {str(error)[:200]}")
     return values
 
@@ -185,7 +191,8 @@ def _scalars(chunk: pa.Array, text_limit: int) -> list[Any] | None:
         shared: list[Any] = lookup[index.to_numpy(zero_copy_only=False)].tolist()
         return shared
     if _is_text(kind):
-        chunk = pc.utf8_slice_codeunits(chunk, 0, text_limit + 1)
+        if (pc.max(pc.binary_length(chunk)).as_py() or 0) > text_limit:
+            chunk = pc.utf8_slice_codeunits(chunk, 0, text_limit + 1)
     elif pa.types.is_timestamp(kind):
         chunk = chunk.cast(pa.int64())
     elif pa.types.is_date(kind) or pa.types.is_decimal(kind):

@@ -6,6 +6,7 @@ and only if something in it is wrong are its records tried one by one.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,17 +52,18 @@ class Decoder:
         self.stream = stream
         self.limits = limits
         self._format = format_of(stream, limits, label)
+        self._packed = stream.source.format == "arrow"  # its texts may be longer than the message
         self._required = [n for n, field in stream.fields.items() if field.required]
 
     def __call__(self, fetch: Fetch) -> Decoded:
         """Decode a fetch."""
-        good, bad, filtered = self._sift(fetch)
+        good, bad, filtered, longest = self._sift(fetch)
         whole = len(good) == len(fetch)
         values: Any = fetch.values if whole else [fetch.values[i] for i in good]
         parsed = self._format.parse(values)
         source = parsed.source if whole else np.asarray(good, dtype=np.int64)[parsed.source]
         bad += [(good[i], why) for i, why in parsed.bad]
-        records, unusable = self._records(fetch, parsed.table, source)
+        records, unusable = self._records(fetch, parsed.table, source, longest)
         letters = sorted([*bad, *unusable], key=lambda pair: pair[0])
         return Decoded(records, [self._letter(fetch, *pair) for pair in letters], filtered)
 
@@ -122,12 +124,15 @@ class Decoder:
             keys[index] = None if row in long else key
         return keys
 
-    def _sift(self, fetch: Fetch) -> tuple[Sequence[int], list[tuple[int, Bad]], int]:
-        """Tell messages worth parsing from tombstones, empty and oversized ones."""
+    def _sift(self, fetch: Fetch) -> tuple[Sequence[int], list[tuple[int, Bad]], int, int]:
+        """Tell messages worth parsing from tombstones, empty and oversized ones.
+
+        Last comes how long a text can be that stands in one of them.
+        """
         limit = self.limits.message_bytes
         sizes = [-1 if value is None else len(value) for value in fetch.values]
-        if sizes and min(sizes) > 0 and max(sizes) <= limit:
-            return range(len(sizes)), [], 0
+        if sizes and min(sizes) > 0 and (largest := max(sizes)) <= limit:
+            return range(len(sizes)), [], 0, sys.maxsize if self._packed else largest
         bad = []
         for index, size in enumerate(sizes):
             if size == 0:
@@ -135,7 +140,7 @@ class Decoder:
             elif size > limit:
                 bad.append((index, Bad("too_large", f"{size} bytes, the limit is {limit}")))
         good = [index for index, size in enumerate(sizes) if 0 < size <= limit]
-        return good, bad, sizes.count(-1)
+        return good, bad, sizes.count(-1), sys.maxsize
 
     def _keys(self, table: Table) -> Sequence[str | None]:
         if self.stream.key == "none":
@@ -143,10 +148,11 @@ class Decoder:
         return as_strings(table.column(self.stream.key))
 
     def _records(
-        self, fetch: Fetch, table: Table, source: Ints
+        self, fetch: Fetch, table: Table, source: Ints, longest: int
     ) -> tuple[Records, list[tuple[int, Bad]]]:
         """Make columns, then weed out the rows whose key, time or required field is amiss."""
-        stream, limit = self.stream, self.limits.text_bytes
+        stream = self.stream
+        limit = self.limits.text_bytes if longest > self.limits.text_bytes else None
         log_time = fetch.timestamps[source]
         raw = None if stream.time.field is None else table.column(stream.time.field)
         time, problems = parse_times(stream.time, raw, log_time)
@@ -179,7 +185,8 @@ class Decoder:
             ahead = (int(time[index]) - int(latest[index])) // 10**9
             bad.setdefault(index, Bad("future_time", f"{ahead} s ahead of the log's time"))
         self._weed(table, keys, bad)
-        self._weed_long(records, bad)
+        if longest > self.limits.key_bytes:
+            self._weed_long(records, bad)
         if not bad:
             return records, []
         keep = np.ones(len(table), dtype=bool)
@@ -233,10 +240,10 @@ class Decoder:
         )
 
 
-def _cut(column: Sequence[Any], limit: int) -> Sequence[str | None]:
-    """Make strings, and keep the beginning of long ones."""
+def _cut(column: Sequence[Any], limit: int | None) -> Sequence[str | None]:
+    """Make strings, and keep the beginning of long ones; without a limit, there are none."""
     strings = as_strings(column)
-    if max(map(len, filter(None, strings)), default=0) <= limit:
+    if limit is None or max(map(len, filter(None, strings)), default=0) <= limit:
         return strings
     return [value if value is None else value[:limit] for value in strings]
 

@@ -102,7 +102,11 @@ class Trainer(Handler):
         if layout is None or champion is None:
             return None
         try:
-            self._registry.load(stream, route, champion).check_layout(layout)
+            model = self._registry.load(stream, route, champion)
+        except EddyError:
+            return champion  # what is wrong with it is said where it is needed
+        try:
+            model.check_layout(layout)
         except ArtefactError as error:
             log.warning("the champion does not count", why=str(error))
             return None

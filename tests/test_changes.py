@@ -17,7 +17,7 @@ from connectors.base import Partition
 from connectors.broker import Broker
 from connectors.kafka import producer, thread
 from connectors.kafka.admin import end_offsets, topic_partitions
-from connectors.kafka.memo import Keeping
+from connectors.kafka.memo import Keeping, Memos
 from connectors.storage import Storage
 from schemas.config import Kafka
 from tests.kafka_support import (
@@ -185,6 +185,21 @@ def test_a_worker_with_a_storage_of_its_own_is_told(
     assert (entry["theirs"], entry["ours"]) == ("/data on host-1", "/data on host-2")
     assert entry["partitions"] == [f"{topic}/{number}" for number in range(4)]
     assert "s3://" in entry["event"]
+
+
+def test_memos_fit_beside_an_offset_and_tell_storages_apart() -> None:
+    place = Partition("payments", 0)
+    long = [Keeping(f"s3://{'ä' * 4000}/{x}", f"{chr(1) * 9000} on host-{x}") for x in "ab"]
+    texts = [Memos(keeping).of(place) for keeping in long]
+    assert max(len(text.encode()) for text in texts) < 4096
+    with capture_logs() as logs:
+        Memos(long[0]).compare({place: texts[0]}, {"payments": 1})
+        for strange in ("", "x", "null", "[]", '{"partitions": "x"}', "{" * 9000):
+            Memos(long[0]).compare({place: strange}, {"payments": 1})
+    assert logs == []
+    with capture_logs() as logs:
+        Memos(long[0]).compare({place: texts[1]}, {"payments": 1})
+    assert len(logs) == 1
 
 
 def test_a_storage_is_known_again_and_told_from_others(tmp_path: Path) -> None:

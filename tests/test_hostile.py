@@ -313,6 +313,13 @@ def test_arrow_columns_are_scalars(column: pa.Array, expected: Any) -> None:
     assert told == expected
 
 
+def test_an_arrow_column_whose_name_is_no_text_is_refused() -> None:
+    data = as_arrow([record(1, "arrow")]).replace(b"country", b"countr\xff")
+    found = read_rows(data, TYPES, 4096)
+    assert isinstance(found, Bad)
+    assert found.reason == "not_arrow"
+
+
 def test_an_arrow_column_given_twice_is_refused() -> None:
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["line", "line"])
     found = read_rows(as_arrow(table), TYPES, 4096)

@@ -18,8 +18,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from connectors.broker import Broker
 from tests.kafka_support import eventually
 from tests.pipelines import document
+from tests.test_cli import eddy
 
 
 def free_port() -> int:
@@ -98,3 +100,25 @@ def test_sigterm_ends_a_process_whose_storage_hangs(tmp_path: Path) -> None:
         assert eventually(lambda: probe(port, "readyz")[0] == 503)
         time.sleep(1.0)
         assert stopped(process) < 10
+
+
+@pytest.mark.broker
+def test_the_stages_of_a_process_stop_side_by_side(
+    broker: Broker, topic_name: str, tmp_path: Path
+) -> None:
+    port = free_port()
+    made = {
+        "name": topic_name,
+        "kafka": {"bootstrap": broker.bootstrap},
+        "storage": str(tmp_path / "storage"),
+        "streams": document(source={"topic": topic_name}, key_partitioned=False)["streams"],
+    }
+    with running(tmp_path, "run", port, **made) as process:
+        assert eventually(lambda: "there is no topic" in probe(port, "readyz")[1])
+        created = eddy("topics", tmp_path / "pipeline.json", "--create")
+        assert created.returncode == 0, created.stderr
+        assert eventually(lambda: probe(port, "readyz")[0] == 200)
+        assert stopped(process) < 9.5
+    log = (tmp_path / "log").read_text()
+    assert log.count('"reading"') == 2
+    assert "without goodbye" not in log

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.base import Fetch, Origin, Output, Partition
-from connectors.kafka.origin import HEADER, decode_origin, encode_origin, find_origin
+from connectors.kafka.origin import (
+    HEADER,
+    MAX_PARTITION,
+    MAX_TOPIC,
+    decode_origin,
+    encode_origin,
+    find_origin,
+)
 from connectors.kafka.rekey import Rekeyer
 
 MS = 1_000_000
@@ -185,7 +192,10 @@ def test_an_earlier_origin_is_kept() -> None:
     assert origin(output) == true
 
 
-@given(st.text(min_size=1), st.integers(0, 2**31 - 1), st.integers(0, 2**63 - 1))
+topics = st.text(min_size=1).filter(lambda topic: len(topic.encode()) <= MAX_TOPIC)
+
+
+@given(topics, st.integers(0, MAX_PARTITION), st.integers(0, 2**63 - 1))
 def test_origins_survive_their_header(topic: str, partition: int, offset: int) -> None:
     where = Origin(topic, partition, offset)
     assert decode_origin(encode_origin(where)) == where

@@ -7,6 +7,7 @@ storage, or another number, would otherwise go on as if nothing had happened.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ __all__ = ["Keeping", "Memos"]
 log = structlog.get_logger(__name__)
 
 NOWHERE = ""
+
+# Brokers take 4096 bytes beside an offset, and refuse the whole commit otherwise.
+LETTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Memos:
     """
 
     def __init__(self, keeping: Keeping) -> None:
-        self._keeping = keeping
+        self._keeping = Keeping(_short(keeping.storage_id), keeping.where[:LETTERS])
         self._counts: dict[str, int] = {}
         self._told: set[str] = set()
 
@@ -115,6 +119,13 @@ class Memos:
                 theirs=where,
                 ours=self._keeping.where,
             )
+
+
+def _short(name: str) -> str:
+    """Return a name that is short, and as good as the long one for telling it from others."""
+    if len(name) <= LETTERS:
+        return name
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
 
 
 def _read(text: str) -> _Memo:

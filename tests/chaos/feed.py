@@ -75,7 +75,8 @@ class Feeder:
         self._stopped.set()
         with self._changed:
             self._changed.notify_all()
-        self._thread.join(ACKNOWLEDGED_SECONDS)
+        if self._thread.ident is not None:  # else what kept it from starting would be forgotten
+            self._thread.join(ACKNOWLEDGED_SECONDS)
 
     def _run(self) -> None:
         try:

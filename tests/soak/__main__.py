@@ -34,7 +34,12 @@ from tests.soak.setting import TOPIC, prepare
 @click.option("--records", default=10_000_000, show_default=True, help="Records in the topic.")
 @click.option("--keys", default=100_000, show_default=True, help="Entities that they are of.")
 @click.option("--kills", default=20, show_default=True, help="How often a worker is killed.")
-@click.option("--workers", default=1, show_default=True, help="Workers where one is killed.")
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    help="Workers, of which one is killed; two need more records, as one is always at work.",
+)
 @click.option("--delivery", type=click.Choice(DELIVERIES), default=DELIVERIES[0], show_default=True)
 @click.option("--part", type=click.Choice(["kills", "memory", "all"]), default="all")
 @click.option("--seed", default=0, show_default=True, help="Of records and kills.")

@@ -41,7 +41,8 @@ def _fit(plan: Plan, file: Path, storage: Path, folder: Path) -> None:
     models = folder / "models"
     if not models.exists():
         past = folder / "history.jsonl"
-        made = records(plan.seed + 1_000_000, HISTORY, min(plan.keys, HISTORY_KEYS), TOPIC)
+        keys = min(plan.keys, HISTORY_KEYS)
+        made = records(plan.seed + 1_000_000, HISTORY, keys, TOPIC, odd=0.0)
         past.write_bytes(b"\n".join(x.value for portion in made for x in portion))
         fitted = eddy("fit", file, "-i", past, timeout=600)
         if fitted.returncode:
@@ -58,7 +59,7 @@ def _document(plan: Plan, name: str, bootstrap: str, storage: Path) -> dict[str,
         "id": "number",
         "duplicates_within": 10_000,
         "time": {"field": "ts"},
-        "fields": {"amount": "number", "country": "category", "merchant": "category"},
+        "fields": {"amount": "number", "country": "category", "balance": "number"},
         "derive": ["gap"],
         "window": {"kind": "sliding", "size": 16},
         "detectors": ["pca"],

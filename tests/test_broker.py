@@ -313,3 +313,18 @@ def test_replication_follows_the_size_of_the_cluster(
 def test_a_broker_without_nodes_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one node"):
         Broker(nodes=0)
+
+
+def test_where_a_cluster_is_given_no_broker_is_started_and_ended() -> None:
+    """Nobody listens there: a test that did not skip would fail."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "own_broker", __file__],
+        cwd=ROOT,
+        env={**os.environ, "EDDY_TEST_BOOTSTRAP": "127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "SKIPPED [1" in done.stdout
+    assert "EDDY_TEST_BOOTSTRAP names one to keep" in done.stdout

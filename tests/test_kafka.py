@@ -249,6 +249,19 @@ def test_topics_are_created_once_and_never_changed(config: Kafka, topic_name: st
 
 
 @pytest.mark.broker
+def test_a_topic_is_made_even_if_the_broker_does_not_tell_its_settings(
+    config: Kafka, topic_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> None:
+        msg = "Unrecognized ConfigSourceType: -1"
+        raise ValueError(msg)
+
+    monkeypatch.setattr(KafkaAdminClient, "_process_config", unknown)
+    assert ensure_topics(config, {topic_name: TopicSpec(3)}).created == [topic_name]
+    assert topic_partitions(config, topic_name) == 3
+
+
+@pytest.mark.broker
 def test_looking_at_a_missing_topic_does_not_create_it(config: Kafka, topic_name: str) -> None:
     assert topic_partitions(config, topic_name) is None
     with pytest.raises(SetupError, match="create it"):

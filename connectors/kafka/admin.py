@@ -149,9 +149,11 @@ def identify(config: Kafka, topics: Iterable[str]) -> Identity:
     SetupError
         If the broker cannot be reached, refuses, or is too old to have ids.
     """
+    wanted = list(topics)
     with _admin(config) as admin:
         cluster_id = admin.describe_cluster()["cluster_id"]
-        found = admin.describe_topics(list(topics))
+        # not all brokers take an empty list for "none": some describe all topics
+        found = admin.describe_topics(wanted) if wanted else []
     ids = {x["name"]: x.get("topic_id") for x in found if not x["error_code"]}
     if cluster_id is None or None in ids.values():
         msg = f"the Kafka broker at {config.bootstrap} has no ids: Eddy needs Kafka 2.8 or later"

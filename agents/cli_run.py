@@ -51,7 +51,7 @@ def run(config: Config, port: int) -> None:
     topics = handler.pipeline.topics
     worker = KafkaWorker(
         config.kafka,
-        f"{config.name}.worker",
+        topics.worker_group,
         handler.pipeline.input_topics,
         handler,
         batch=config.scoring.batch,
@@ -66,7 +66,7 @@ def run(config: Config, port: int) -> None:
         stage: list[KafkaWorker] = []
         rekey = RekeyHandler(config, name, lambda stage=stage: stage[0].exhausted())  # type: ignore[misc]
         stage.append(
-            KafkaWorker(config.kafka, f"{config.name}.rekey.{name}", [stream.source.topic], rekey)
+            KafkaWorker(config.kafka, topics.rekey_group(name), [stream.source.topic], rekey)
         )
         workers += stage
     _serve(workers, monitor, port)

@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
+from kafka.admin import ConfigResource
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    KafkaError,
+    KafkaTimeoutError,
+    TopicAlreadyExistsError,
+)
 
 from connectors.base import Partition
 from connectors.kafka.backoff import pauses
@@ -22,8 +29,11 @@ __all__ = [
     "Identity",
     "TopicReport",
     "TopicSpec",
+    "are_compacted",
+    "committed_offsets",
     "end_offsets",
     "ensure_topics",
+    "errors_told",
     "identify",
     "topic_partitions",
     "wait_for_broker",
@@ -168,7 +178,7 @@ def end_offsets(config: Kafka, topic: str) -> dict[Partition, int]:
     if count is None:
         msg = f"there is no topic {topic!r} on {config.bootstrap}: create it (`eddy topics`)"
         raise SetupError(msg)
-    with _errors(config):
+    with errors_told(config):
         consumer = KafkaConsumer(**kafka_python_settings(config), bootstrap_timeout_ms=BOOTSTRAP_MS)
         try:
             wanted = [TopicPartition(topic, number) for number in range(count)]
@@ -176,6 +186,38 @@ def end_offsets(config: Kafka, topic: str) -> dict[Partition, int]:
         finally:
             consumer.close()
     return {Partition(topic, place.partition): int(end) for place, end in ends.items()}
+
+
+def committed_offsets(config: Kafka, group: str) -> dict[Partition, int]:
+    """Return a group's commits; none of a group that there is not.
+
+    Raises
+    ------
+    SetupError
+        If the broker cannot be reached, or refuses.
+    """
+    with _admin(config) as admin:
+        try:
+            offsets = admin.list_group_offsets([group])[group]
+        except (CoordinatorLoadInProgressError, CoordinatorNotAvailableError):
+            # no group has met on this broker yet
+            return {}
+    return {Partition(x.topic, x.partition): y.offset for x, y in offsets.items() if y.offset >= 0}
+
+
+def are_compacted(config: Kafka, topics: Iterable[str]) -> dict[str, bool]:
+    """Tell of topics whether records that are not the last of their key may be removed.
+
+    Raises
+    ------
+    SetupError
+        If the broker cannot be reached, or refuses.
+    """
+    name = "cleanup.policy"
+    wanted = [ConfigResource("topic", topic, {name: None}) for topic in topics]
+    with _admin(config) as admin:
+        found = admin.describe_configs(wanted, config_filter="all")["topic"]
+    return {topic: "compact" in settings[name]["value"] for topic, settings in found.items()}
 
 
 def wait_for_broker(config: Kafka, deadline_seconds: float) -> None:
@@ -243,7 +285,7 @@ def _described(admin: KafkaAdminClient, topics: list[str]) -> dict[str, int]:
 
 @contextmanager
 def _admin(config: Kafka, bootstrap_ms: int = BOOTSTRAP_MS) -> Iterator[KafkaAdminClient]:
-    with _errors(config):
+    with errors_told(config):
         admin = KafkaAdminClient(**kafka_python_settings(config), bootstrap_timeout_ms=bootstrap_ms)
         try:
             yield admin
@@ -252,7 +294,7 @@ def _admin(config: Kafka, bootstrap_ms: int = BOOTSTRAP_MS) -> Iterator[KafkaAdm
 
 
 @contextmanager
-def _errors(config: Kafka) -> Iterator[None]:
+def errors_told(config: Kafka) -> Iterator[None]:
     """Say what the clients' errors mean and what to do."""
     try:
         yield

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from agents.audit.events import EXACT
 from schemas.messages import (
     Account,
     DeadLetter,
@@ -26,11 +27,6 @@ EXAMPLES = 12
 
 Ranks = Callable[[ScoredEvent], float]
 """How far apart p-values one rank of the calibration set are, for an event."""
-
-EXACT = (
-    *("stream", "route", "key", "window_start", "window_end", "topic", "partition"),
-    *("first_offset", "last_offset", "records", "model_id", "detector", "incident_id"),
-)
 
 
 class Verdict(msgspec.Struct, kw_only=True):

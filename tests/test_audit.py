@@ -24,10 +24,11 @@ PATIENCE = 90.0
 
 
 def numbered(count: int, seed: int) -> list[bytes]:
-    """Records with ids; some repeated, some broken."""
+    """Records with ids; some repeated, some broken, some out of the ordinary."""
     found = []
     for i, value in enumerate(payments(count, seed, cards=30)):
-        record = msgspec.json.encode({**msgspec.json.decode(value), "number": f"n{i}"})
+        odd = {"amount": 5000.0} if i % 300 == 200 else {}
+        record = msgspec.json.encode({**msgspec.json.decode(value), "number": f"n{i}", **odd})
         found += [record] * (2 if i % 50 == 7 else 1)
         if i % 100 == 3:
             found.append(b'{"card": "card-1", "ts": "never"}' if i % 200 == 3 else b"{" + record)

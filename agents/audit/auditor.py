@@ -31,7 +31,7 @@ Progress = Callable[[int], None]
 def audit(config: Config, progress: Progress = lambda records: None) -> Audit:
     """Reconcile all streams of a deployment; changes nothing.
 
-    Needs some 50 bytes for each scored event of the largest stream, and reads every topic once.
+    Needs some 70 bytes for each scored event of the largest stream, and reads every topic once.
 
     Parameters
     ----------

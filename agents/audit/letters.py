@@ -40,7 +40,9 @@ class Letters:
 
     def add(self, letters: Iterable[DeadLetter]) -> None:
         """Take in letters of the stream."""
+        letters = list(letters)
         found = [x for x in letters if x.topic == self._topic]
+        self.elsewhere += len(letters) - len(found)
         self._places.extend(np.array([place(x.partition, x.offset) for x in found], np.int64))
         self._kinds.extend(np.array([_LATE if x.reason == "late" else _BAD for x in found], "b"))
 

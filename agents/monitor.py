@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from connectors.base import Fetch, Output
+from schemas.messages import Account
+
+FATES = ("windowed", "late", "duplicate", "dead_letter", "filtered")
+WINDOWS = ("windows", "scored", "unscored", "anomalies", "revisions")
+INCIDENTS = ("incidents", "suppressed")
+PLACE = ("stream", "topic", "partition")
 
 
 class Monitor:
-    """What a worker counts; Prometheus reads it at ``/metrics``."""
+    """What a worker counts; Prometheus reads it at ``/metrics``.
+
+    Attributes
+    ----------
+    accounts
+        Accounts of the worker's partitions as of their commits. Their counters go on where those of
+        the partition's last owner ended: unlike all others they do not start at zero.
+    """
 
     def __init__(self) -> None:
+        self.accounts: Sequence[Account] = ()
         self.registry = CollectorRegistry()
+        self.registry.register(_Accounts(self))
         self._records = Counter(
             "eddy_records", "Records read", ["topic", "partition"], registry=self.registry
         )
@@ -41,6 +58,33 @@ class Monitor:
         for topic, count in counts.items():
             self._outputs.labels(topic).inc(count)
         self._seconds.observe(seconds)
+
+
+class _Accounts(Collector):
+    """Turns the accounts into counters."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counters, all of the same accounts."""
+        accounts = self._monitor.accounts
+        for name, about, label, kinds in (
+            ("eddy_fate_records", "Records by what became of them", "fate", FATES),
+            ("eddy_windows", "Windows by what became of them", "outcome", WINDOWS),
+            (
+                "eddy_incidents",
+                "Incidents opened, and those suppressed",
+                "kind",
+                INCIDENTS,
+            ),
+        ):
+            counter = CounterMetricFamily(name, about, labels=(*PLACE, label))
+            for account in accounts:
+                place = (account.stream, account.topic, str(account.partition))
+                for kind in kinds:
+                    counter.add_metric((*place, kind), getattr(account, kind))
+            yield counter
 
 
 Probe = Callable[[], tuple[bool, bool, str]]

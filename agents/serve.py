@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -16,6 +16,7 @@ from agents.pipeline import Pipeline
 from agents.publish import Envelope
 from agents.recovery import Identify, Recovery
 from agents.registry import Registry
+from agents.tally import Tally
 from connectors.base import Fetch, Output, Partition, flatten
 from connectors.kafka.handler import Batch, Handler
 from connectors.storage import Storage
@@ -75,6 +76,7 @@ class PipelineHandler(Handler):
         self._now = now
         self._done: dict[Partition, int] = {}
         self._committed: dict[Partition, int] = {}
+        self._tally = Tally()
         self._stopping = False
         self._wanted: dict[tuple[str, str], str] = {}
         self._accounted_at = now()
@@ -94,10 +96,12 @@ class PipelineHandler(Handler):
         self.pipeline.drop_others(kept)
         self._done = dict(kept)
         self._committed = dict(committed)
+        self._tally.keep(kept)
         if self._recovery is None:
             return {}
         starts = self._recovery.begin(committed, kept, generation)
         self._done |= starts
+        self._count(committed)
         for route, model in self.pipeline.stragglers().items():
             self._wanted.setdefault(route, model.model_id)
         return starts
@@ -121,6 +125,7 @@ class PipelineHandler(Handler):
         if self._now() - self._accounted_at > ACCOUNT_SECONDS:
             for partition, account in self._accounts().items():
                 outputs.setdefault(partition, []).extend(account)
+        self._count(positions)
         if self._monitor is not None:
             self._monitor.batch(fetches, flatten(outputs), self._now() - began)
         return Batch(outputs, positions)
@@ -128,6 +133,7 @@ class PipelineHandler(Handler):
     def committed(self, offsets: Mapping[Partition, int]) -> None:
         """Write the checkpoints that waited for this commit."""
         self._committed.update(offsets)
+        self._count(())
         self._checkpointer.committed(offsets)
         if self._stopping:
             self._write_checkpoints(offsets)
@@ -217,6 +223,18 @@ class PipelineHandler(Handler):
                     self._checkpointer.write(partition, offset, snapshot)
                 except EddyError as error:
                     log.error("checkpoint not written; an older one serves", why=str(error))
+
+    def _count(self, partitions: Collection[Partition]) -> None:
+        """Note the accounts of partitions that have moved, and tell those that are committed."""
+        if self._monitor is None:
+            return
+        for account in self.pipeline.accounts() if partitions else ():
+            place = Partition(account.topic, account.partition)
+            back = self._recovery is None or not self._recovery.coming_back(place)
+            if place in partitions and back:
+                self._tally.note(place, self._done[place], account)
+        self._tally.committed(self._committed)
+        self._monitor.accounts = self._tally.accounts()
 
     # -- control ------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from agents.records import Records
 from agents.repeats import Repeats
 from agents.revise import Told
 from agents.snapshot import State
+from agents.stale import Staleness
 from agents.templates import code_of
 from agents.watch import Watcher
 from agents.window import Windows, make_windower
@@ -41,14 +42,19 @@ class RouteState:
     """What one route has learned of one partition: calibration, drift, incidents.
 
     ``model`` is the one that speaks in this partition; while a new one takes over partition by
-    partition, another may speak in the others.
+    partition, another may speak in the others. History is not ``live``: nothing in it is stale.
     """
 
-    def __init__(self, name: str, route: str, stream: Stream, partitions: int) -> None:
+    def __init__(
+        self, name: str, route: str, stream: Stream, partitions: int, *, live: bool
+    ) -> None:
+        age = stream.alerts.max_age
+        max_age = None if age is None or not live else int(age)
         self._stream, self._partitions = stream, partitions
         self._per_day = stream.alerts.budget_per_day / partitions
         gap = int(stream.alerts.incident_gap)
         self.incidents = IncidentBook(name, route, self._per_day, gap)
+        self.staleness = Staleness(max_age)
         self.told = Told()
         self.newest = -(2**62)
         self.unscored = 0
@@ -75,6 +81,7 @@ class RouteState:
             "unscored": self.unscored,
             "incidents": self.incidents.state(),
             "told": self.told.state(),
+            "staleness": self.staleness.state(),
             "decider": self.decider.state() if judged else None,
             "watcher": self.watcher.state() if judged else None,
         }
@@ -84,6 +91,7 @@ class RouteState:
         self.newest, self.unscored = state["newest"], state["unscored"]
         self.incidents.restore(state["incidents"])
         self.told.restore(state["told"])
+        self.staleness.restore(state.get("staleness", {"told": []}))  # checkpoints of before
         if self.model is not None:
             self.decider.restore(state["decider"])
             self.watcher.restore(state["watcher"])
@@ -98,13 +106,20 @@ class PartitionState:
     """
 
     def __init__(
-        self, name: str, stream: Stream, partition: Partition, decoder: Decoder, partitions: int
+        self,
+        name: str,
+        stream: Stream,
+        partition: Partition,
+        decoder: Decoder,
+        partitions: int,
+        *,
+        live: bool = True,
     ) -> None:
         self.name, self.stream, self.partition = name, stream, partition
         self.ledger = Ledger()
         self.encoder = Encoder(stream)
         self.routes = {
-            route.label: RouteState(name, route.label, stream, partitions)
+            route.label: RouteState(name, route.label, stream, partitions, live=live)
             for route in stream.routes
         }
         self.first_time: int | None = None

@@ -45,7 +45,7 @@ class Pipeline:
     config
         The pipeline file.
     clock
-        Returns ns since 1970 UTC; enters ``processed_at`` and latencies only.
+        Returns ns since 1970 UTC; enters ``processed_at``, latencies and what is ``stale`` only.
     label
         A field that holds labels, for measuring.
     rekeyed
@@ -74,6 +74,7 @@ class Pipeline:
         self.layouts: dict[tuple[str, str], Layout] = {}
         ids: dict[tuple[str, str], EventIds] = {}
         self._judges = Judge(ids, self._envelope, clock)
+        self._clock, self._live = clock, now is None
         for name, stream in config.streams.items():
             topic = stream.source.topic
             if rekeyed and not stream.key_partitioned:
@@ -209,8 +210,8 @@ class Pipeline:
         self._judge(pending, result)
         for state in self._states.values():
             for route in state.routes.values():
-                incidents = map(self._envelope.incident, route.incidents.finish())
-                result.outputs[state.partition] += incidents
+                incidents = route.staleness.mark(route.incidents.finish(), self._clock)
+                result.outputs[state.partition] += map(self._envelope.incident, incidents)
         return result
 
     def accounts(self) -> list[Account]:
@@ -242,7 +243,8 @@ class Pipeline:
     def _new_state(self, partition: Partition) -> PartitionState:
         name = self._stream_of[partition.topic]
         stream, decoder = self.config.streams[name], self.decoders[name]
-        return PartitionState(name, stream, partition, decoder, self.config.partitions)
+        partitions, live = self.config.partitions, self._live
+        return PartitionState(name, stream, partition, decoder, partitions, live=live)
 
     def _judge(self, pending: list[_Pending], result: Result) -> None:
         """Score the windows of all partitions route by route, then decide about each."""

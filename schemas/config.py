@@ -121,10 +121,15 @@ class Route(_Strict, frozen=True, kw_only=True):
 
 
 class Alerts(_Strict, frozen=True, kw_only=True):
-    """How many incidents a day of event time may open, and when one ends."""
+    """How many incidents a day of event time may open, and when one ends.
+
+    Incidents whose newest window is older than ``max_age`` when they are published are marked
+    ``stale``, so that a backlog pages nobody.
+    """
 
     budget_per_day: Annotated[float, Meta(gt=0)] = 20.0
     incident_gap: Duration = Duration(600 * SECOND)
+    max_age: Duration | None = None
 
 
 class Drift(_Strict, frozen=True, kw_only=True):

@@ -107,7 +107,10 @@ class Incident(Message, frozen=True, kw_only=True):
     """Anomalous windows that belong together: what a person is alerted of.
 
     They are of one key, or of many keys that became odd for the same reason at the same time;
-    ``keys`` names the first hundred of the ``key_count``.
+    ``keys`` names the first hundred of the ``key_count``. ``stale`` tells that its newest window
+    was older than the stream's ``alerts.max_age`` when this was published: it is no news, and
+    should page nobody. What is ``closed`` is never stale. It depends on the clock, as
+    ``processed_at`` does.
     """
 
     incident_id: str
@@ -124,6 +127,7 @@ class Incident(Message, frozen=True, kw_only=True):
     min_p_value: float
     top: list[Contribution]
     summary: str
+    stale: bool = False
 
 
 class RetrainRequest(Message, frozen=True, kw_only=True):

@@ -256,6 +256,9 @@ def _check_stream(stream: Stream, path: str) -> None:
                     f"{nearest(name, stream.of_type('category'))}; route on one of those"
                 )
                 raise ConfigError(msg)
+    if stream.alerts.max_age is not None and stream.alerts.max_age < 1:
+        msg = f"{path}.alerts.max_age: every incident would be stale; give a time, or remove it"
+        raise ConfigError(msg)
     _check_pattern(stream, path)
     _check_window(stream, path)
 

@@ -15,6 +15,7 @@ _NO_STATE = {
     "_codes": "codes that are remembered change nothing",
     "_matcher": "as above",
     "_decoder": "has no state",
+    "_fresh": "follows from the clock, and decides only what is told again word for word",
     "_tests": "follow from the levels that they were fed, and are compared by what they find",
 }
 

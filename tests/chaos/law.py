@@ -133,7 +133,7 @@ def _accounts(verdict: Verdict, expected: Sequence[Account], seen: Sequence[Acco
 
 
 def _incidents(verdict: Verdict, expected: Sequence[Incident], seen: Sequence[Incident]) -> None:
-    """Compare the final state of each incident."""
+    """Compare the final state of each incident; ``stale`` follows from the clock."""
     wanted = {incident.incident_id: incident for incident in expected}
     last = {incident.incident_id: incident for incident in seen}
     _ids(verdict, "incident", wanted, last)

@@ -133,10 +133,8 @@ class Judge:
         route.newest = max(route.newest, int(windows.end.max()))
         closed = route.staleness.mark(route.incidents.close_before(route.newest), self._clock)
         outputs += map(self._envelope.incident, closed)
-        ledger = state.ledger
-        ledger.scored += len(windows.firsts)
-        ledger.incidents = sum(r.incidents.opened for r in state.routes.values())
-        ledger.suppressed = sum(r.incidents.suppressed for r in state.routes.values())
+        state.ledger.scored += len(windows.firsts)
+        state.count_incidents()
         self._watch(scored, result)
 
     def unscored(

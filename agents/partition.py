@@ -17,6 +17,8 @@ from agents.keys import KeyTable, group
 from agents.records import Records
 from agents.repeats import Repeats
 from agents.revise import Told
+from agents.silence import Silence
+from agents.silences import Silences
 from agents.snapshot import State
 from agents.stale import Staleness
 from agents.templates import code_of
@@ -25,7 +27,7 @@ from agents.window import Windows, make_windower
 from connectors.base import Fetch, Partition
 from detectors.model import Model
 from schemas.config import Stream
-from schemas.messages import DeadLetter
+from schemas.messages import DeadLetter, Incident
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Ingested:
     windows: Windows
     dead_letters: list[DeadLetter]
     accepted: NDArray[np.bool_]
+    silences: list[Incident]
 
 
 class RouteState:
@@ -122,6 +125,12 @@ class PartitionState:
             route.label: RouteState(name, route.label, stream, partitions, live=live)
             for route in stream.routes
         }
+        self.silence: Silence | None = None
+        if stream.alerts.silence.key is not None:
+            per_day = stream.alerts.budget_per_day / partitions
+            self.silence = Silence(name, int(stream.alerts.silence.key), per_day)
+        age = stream.alerts.max_age
+        self.staleness = Staleness(None if age is None or not live else int(age))
         self.first_time: int | None = None
         numbers, categories = feature_names(stream)
         self.windower = make_windower(stream, len(numbers), len(categories))
@@ -149,6 +158,8 @@ class PartitionState:
             "encoder": self.encoder.state(),
             "windower": self.windower.state(),
             "routes": {label: route.state() for label, route in self.routes.items()},
+            "silence": None if self.silence is None else self.silence.state(),
+            "staleness": self.staleness.state(),
         }
 
     def restore(self, state: State, models: Mapping[str, Model]) -> None:
@@ -166,6 +177,10 @@ class PartitionState:
             self.follow(label, model)
         for label, route in self.routes.items():
             route.restore(state["routes"][label])
+        # what checkpoints of before, or of another setting, do not have begins anew
+        if self.silence is not None and state.get("silence") is not None:
+            self.silence.restore(state["silence"])
+        self.staleness.restore(state.get("staleness", {"told": []}))
 
     def ingest(self, fetch: Fetch) -> Ingested:
         """Decode, encode and window the records of a fetch."""
@@ -195,6 +210,7 @@ class PartitionState:
             np.zeros(len(records), dtype=np.int64) if stateless else self._keys.assign(records.key)
         )
         groups = group(slots)
+        silences = [] if self.silence is None else self.silence.add(records, groups)
         features = self.encoder(records, groups)
         added = self.windower.add(records, features, groups)
         late = int(added.late.sum())
@@ -205,7 +221,15 @@ class PartitionState:
             which = np.flatnonzero(added.late)
             offsets, behind = records.offset[which], added.behind[which]
             letters = letters + self._decoder.late(fetch, offsets, behind)
-        return Ingested(records, self._counted(added.windows), letters, ~added.late)
+        return Ingested(records, self._counted(added.windows), letters, ~added.late, silences)
+
+    def count_incidents(self) -> None:
+        """Bring the account's numbers of incidents up to date."""
+        books: list[IncidentBook | Silences] = [x.incidents for x in self.routes.values()]
+        if self.silence is not None:
+            books.append(self.silence.silences)
+        self.ledger.incidents = sum(book.opened for book in books)
+        self.ledger.suppressed = sum(book.suppressed for book in books)
 
     def finish(self) -> Windows:
         """Close all open windows: the input has ended."""

@@ -111,6 +111,10 @@ class Incident(Message, frozen=True, kw_only=True):
     was older than the stream's ``alerts.max_age`` when this was published: it is no news, and
     should page nobody. What is ``closed`` is never stale. It depends on the clock, as
     ``processed_at`` does.
+
+    Of another ``kind`` are those of keys, or a whole stream, that have stopped sending. Their
+    route is ``silence``; ``first_event`` is when the last record came, ``last_event`` when that was
+    noticed or a record came again, and there is no p-value: it is given as 1.
     """
 
     incident_id: str
@@ -128,6 +132,7 @@ class Incident(Message, frozen=True, kw_only=True):
     top: list[Contribution]
     summary: str
     stale: bool = False
+    kind: Literal["anomaly", "key_silence", "stream_silence"] = "anomaly"
 
 
 class RetrainRequest(Message, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from agents.silence import Silence
 from agents.window.session import SessionWindows
 from detectors.model import Model
 
@@ -49,6 +50,8 @@ def assert_alike(left: Any, right: Any, where: str) -> None:
     elif isinstance(left, SessionWindows):  # whatever slot each session has
         assert_same(left.state(), right.state(), where)
         assert set(left._slots.of) == set(right._slots.of)
+    elif isinstance(left, Silence):  # whatever row each key has
+        assert_same(left.state(), right.state(), where)
     elif isinstance(left, Model):
         assert left.model_id == right.model_id
     else:

@@ -61,9 +61,9 @@ class Outputs:
         return columns
 
     def incidents(self, stream: str, found: Findings) -> int:
-        """Count the incidents of a stream, each once."""
+        """Count the incidents that follow from a stream's records, each once."""
         parts = self._read(self._topics.alerts(stream), Incident, found)
-        return len({incident.incident_id for part in parts for incident in part})
+        return len({x.incident_id for part in parts for x in part if x.kind != "stream_silence"})
 
     def _read(self, topic: str, kind: type[M], found: Findings) -> Iterator[list[M]]:
         places = self._log.bounds(topic)

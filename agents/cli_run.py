@@ -11,7 +11,7 @@ import structlog
 
 from agents.monitor import Monitor, serve_monitor
 from agents.options import pipeline_argument
-from connectors.kafka.admin import identify
+from connectors.kafka.admin import identify, topic_ends
 from connectors.kafka.worker import KafkaWorker
 from connectors.storage import Storage
 from schemas.config import Pipeline as Config
@@ -46,7 +46,11 @@ def run(config: Config, port: int) -> None:
 
     monitor, storage = Monitor(), Storage(config.storage)
     handler = PipelineHandler(
-        config, storage, monitor=monitor, identify=partial(identify, config.kafka)
+        config,
+        storage,
+        monitor=monitor,
+        identify=partial(identify, config.kafka),
+        look=partial(topic_ends, config.kafka),
     )
     topics = handler.pipeline.topics
     worker = KafkaWorker(

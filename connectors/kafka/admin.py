@@ -18,6 +18,7 @@ from kafka.errors import (
     KafkaTimeoutError,
     TopicAlreadyExistsError,
 )
+from kafka.protocol.consumer.offsets import OffsetSpec
 
 from connectors.base import Partition
 from connectors.kafka.backoff import pauses
@@ -26,6 +27,7 @@ from schemas.config import Kafka
 from schemas.errors import SetupError
 
 __all__ = [
+    "Ends",
     "Identity",
     "TopicReport",
     "TopicSpec",
@@ -35,6 +37,7 @@ __all__ = [
     "ensure_topics",
     "errors_told",
     "identify",
+    "topic_ends",
     "topic_partitions",
     "wait_for_broker",
 ]
@@ -42,6 +45,7 @@ __all__ = [
 BOOTSTRAP_MS = 5_000
 LEAST_MS = 500
 READY_MS = 30_000
+NS_PER_MS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,22 @@ class Identity:
 
     cluster_id: str
     topic_ids: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Where a topic ends.
+
+    Attributes
+    ----------
+    offsets
+        For each partition the offset that its next record will get.
+    newest
+        The newest of the log's times, ns since 1970 UTC; 0 if there is no record.
+    """
+
+    offsets: Mapping[int, int]
+    newest: int
 
 
 def ensure_topics(config: Kafka, topics: Mapping[str, TopicSpec]) -> TopicReport:
@@ -186,6 +206,27 @@ def end_offsets(config: Kafka, topic: str) -> dict[Partition, int]:
         finally:
             consumer.close()
     return {Partition(topic, place.partition): int(end) for place, end in ends.items()}
+
+
+def topic_ends(config: Kafka, topic: str) -> Ends:
+    """Tell where the partitions of a topic end, and the newest time in them.
+
+    Raises
+    ------
+    SetupError
+        If there is no such topic, or the broker cannot be reached.
+    """
+    with _admin(config) as admin:
+        count = _described(admin, [topic]).get(topic)
+        if count is None:
+            msg = f"there is no topic {topic!r} on {config.bootstrap}: create it (`eddy topics`)"
+            raise SetupError(msg)
+        places = [TopicPartition(topic, number) for number in range(count)]
+        ends = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST))
+        newest = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.MAX_TIMESTAMP))
+    times = [found.timestamp for found in newest.values()]
+    offsets = {place.partition: int(end.offset) for place, end in ends.items()}
+    return Ends(offsets, max(0, *times) * NS_PER_MS)
 
 
 def committed_offsets(config: Kafka, group: str) -> dict[Partition, int]:

@@ -10,7 +10,7 @@ import click
 from agents.monitor import Monitor
 from agents.options import pipeline_argument
 from agents.process import serve_workers
-from connectors.kafka.admin import identify
+from connectors.kafka.admin import identify, topic_ends
 from connectors.kafka.memo import Keeping
 from connectors.kafka.worker import KafkaWorker
 from connectors.storage import Storage
@@ -49,12 +49,16 @@ def run(config: Config, port: int) -> None:
     def workers() -> list[KafkaWorker]:
         storage = Storage(config.storage)
         handler = PipelineHandler(
-            config, storage, monitor=monitor, identify=partial(identify, config.kafka)
+            config,
+            storage,
+            monitor=monitor,
+            identify=partial(identify, config.kafka),
+            look=partial(topic_ends, config.kafka),
         )
         topics = handler.pipeline.topics
         worker = KafkaWorker(
             config.kafka,
-            f"{config.name}.worker",
+            topics.worker_group,
             handler.pipeline.input_topics,
             handler,
             batch=config.scoring.batch,
@@ -69,7 +73,7 @@ def run(config: Config, port: int) -> None:
                 continue
             stage: list[KafkaWorker] = []
             rekey = RekeyHandler(config, name, lambda stage=stage: stage[0].exhausted())  # type: ignore[misc]
-            group = f"{config.name}.rekey.{name}"
+            group = topics.rekey_group(name)
             stage.append(KafkaWorker(config.kafka, group, [stream.source.topic], rekey))
             stages += stage
         return stages

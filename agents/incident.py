@@ -7,20 +7,18 @@ the same time: one change is one incident, however many keys feel it.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import msgspec
 
+from agents.budget import Budget
 from agents.explain import Why, sentence
 from agents.snapshot import State
-from agents.surge import KEYS, SPAN, Surges
+from agents.surge import surges_within
 from schemas.messages import Contribution, Incident
 
-_DAY = 86_400e9
 _SURGE = None
 KEYS_TOLD = 100
 KEYS_COUNTED = 10_000  # a surge of a million keys shall not fill memory and checkpoints
@@ -53,10 +51,9 @@ class _Open:
 class IncidentBook:
     """The incidents of one route in one partition.
 
-    Never more than ``per_day`` open within 24 hours of event time (a budget below one a day allows
-    one in so many days). An anomaly that finds the budget spent, or
-    so far spent that only rarer ones are worth the rest, opens nothing and is counted as
-    suppressed. It still stands in the scored events.
+    An anomaly that finds the budget of ``per_day`` spent (:mod:`agents.budget`), or so far spent
+    that only rarer ones are worth the rest, opens nothing and is counted as suppressed. It still
+    stands in the scored events.
 
     An anomaly goes to the open incident of its key, else to that of a surge which explains it,
     else it opens one.
@@ -64,12 +61,9 @@ class IncidentBook:
 
     def __init__(self, stream: str, route: str, per_day: float, gap: int) -> None:
         self._stream, self._route, self._gap = stream, route, gap
-        self._capacity = max(1, int(per_day))
-        self._span = int(self._capacity / per_day * _DAY)
-        self._openings: deque[int] = deque()
+        self._budget = Budget(per_day)
         self._open: dict[str | None, _Open] = {}
-        # twice as many keys as the budget lets open incidents within the span are no chance
-        self._surges = Surges(max(KEYS, math.ceil(2 * per_day * SPAN / _DAY)), SPAN)
+        self._surges = surges_within(per_day)
         self.opened = 0
         self.suppressed = 0
 
@@ -94,11 +88,11 @@ class IncidentBook:
         place = key if key in self._open or not surge else _SURGE
         found = self._open.get(place)
         if found is None:
-            if not self._affords(time, p_value / max(threshold, 1e-300)):
+            if not self._budget.affords(time, p_value / max(threshold, 1e-300)):
                 self.suppressed += 1
                 return Placed(None, messages, surge)
             keys = {key: None}
-            name = self._id(event_id)
+            name = incident_id(self._stream, self._route, event_id)
             found = _Open(name, keys, time, time, time, 1, p_value, threshold, why.top)
             self._open[place] = found
             self.opened += 1
@@ -128,7 +122,7 @@ class IncidentBook:
         return {
             "opened": self.opened,
             "suppressed": self.suppressed,
-            "openings": list(self._openings),
+            "openings": self._budget.state(),
             "open": [[place, msgspec.to_builtins(found)] for place, found in self._open.items()],
             "surges": self._surges.state(),
         }
@@ -136,7 +130,7 @@ class IncidentBook:
     def restore(self, state: State) -> None:
         """Go on from a state."""
         self.opened, self.suppressed = state["opened"], state["suppressed"]
-        self._openings = deque(state["openings"])
+        self._budget.restore(state["openings"])
         self._open = {place: msgspec.convert(found, _Open) for place, found in state["open"]}
         self._surges.restore(state["surges"])
 
@@ -147,22 +141,6 @@ class IncidentBook:
             if found is not None and now - found.last > self._gap:
                 messages.append(self._message(self._open.pop(place), "closed"))
         return messages
-
-    def _affords(self, time: int, rarity: float) -> bool:
-        """Tell whether an incident may open, and if so count it."""
-        time = max(time, self._openings[-1]) if self._openings else time
-        while self._openings and self._openings[0] <= time - self._span:
-            self._openings.popleft()
-        # the less is left, the rarer an anomaly must be: the last openings go to the worst
-        left = 1.0 - len(self._openings) / self._capacity
-        if left <= 0 or rarity > left:
-            return False
-        self._openings.append(time)
-        return True
-
-    def _id(self, event_id: str) -> str:
-        text = f"incident\0{self._stream}\0{self._route}\0{event_id}"
-        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
     def _message(self, found: _Open, state: Literal["open", "updated", "closed"]) -> Incident:
         count = "1 window" if found.events == 1 else f"{found.events} windows"
@@ -184,6 +162,12 @@ class IncidentBook:
             top=found.top,
             summary=f"{self._stream} {who}".rstrip() + f": {sentence(found.top)}, {count}",
         )
+
+
+def incident_id(stream: str, route: str, cause: str) -> str:
+    """Name the incident that something, told by its id, opens."""
+    text = f"incident\0{stream}\0{route}\0{cause}"
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def _severity(found: _Open) -> Literal["low", "medium", "high"]:

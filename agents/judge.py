@@ -89,7 +89,7 @@ class Judge:
     envelope
         What wraps messages.
     clock
-        Returns ns since 1970 UTC; enters ``processed_at`` and latencies only.
+        Returns ns since 1970 UTC; enters ``processed_at``, latencies and what is ``stale`` only.
 
     Attributes
     ----------
@@ -116,6 +116,8 @@ class Judge:
         judged = self._named(scored, verdicts)
         incidents, suspect = gather(state, route, scored.model, judged)
         outputs = result.outputs[state.partition]
+        incidents = route.staleness.mark(incidents, self._clock)
+        incidents += route.staleness.again(judged.incidents, windows.end, self._clock)
         outputs += map(self._envelope.incident, incidents)
         if state.stream.archive and suspect is not None:
             result.quarantine.append((state.name, state.partition, suspect))
@@ -129,11 +131,10 @@ class Judge:
             self._clock(),
         )
         route.newest = max(route.newest, int(windows.end.max()))
-        outputs += map(self._envelope.incident, route.incidents.close_before(route.newest))
-        ledger = state.ledger
-        ledger.scored += len(windows.firsts)
-        ledger.incidents = sum(r.incidents.opened for r in state.routes.values())
-        ledger.suppressed = sum(r.incidents.suppressed for r in state.routes.values())
+        closed = route.staleness.mark(route.incidents.close_before(route.newest), self._clock)
+        outputs += map(self._envelope.incident, closed)
+        state.ledger.scored += len(windows.firsts)
+        state.count_incidents()
         self._watch(scored, result)
 
     def unscored(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from connectors.base import Fetch, Output, Partition
+from schemas.messages import Account
 
 if TYPE_CHECKING:  # it loads everything else
     from agents.pipeline import KeyCounts
@@ -25,12 +28,26 @@ _WENT = {
     "returned": "Keys that came back from there",
 }
 
+FATES = ("windowed", "late", "duplicate", "dead_letter", "filtered")
+WINDOWS = ("windows", "scored", "unscored", "anomalies", "revisions")
+INCIDENTS = ("incidents", "suppressed")
+PLACE = ("stream", "topic", "partition")
+
 
 class Monitor:
-    """What a worker counts; Prometheus reads it at ``/metrics``."""
+    """What a worker counts; Prometheus reads it at ``/metrics``.
+
+    Attributes
+    ----------
+    accounts
+        Accounts of the worker's partitions as of their commits. Their counters go on where those of
+        the partition's last owner ended: unlike all others they do not start at zero.
+    """
 
     def __init__(self) -> None:
+        self.accounts: Sequence[Account] = ()
         self.registry = CollectorRegistry()
+        self.registry.register(_Accounts(self))
         self._records = Counter(
             "eddy_records", "Records read", ["topic", "partition"], registry=self.registry
         )
@@ -84,6 +101,33 @@ class Monitor:
     def expired(self, partition: Partition, count: int) -> None:
         """Count records that were gone before they were read."""
         self._expired.labels(*partition).inc(count)
+
+
+class _Accounts(Collector):
+    """Turns the accounts into counters."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counters, all of the same accounts."""
+        accounts = self._monitor.accounts
+        for name, about, label, kinds in (
+            ("eddy_fate_records", "Records by what became of them", "fate", FATES),
+            ("eddy_windows", "Windows by what became of them", "outcome", WINDOWS),
+            (
+                "eddy_incidents",
+                "Incidents opened, and those suppressed",
+                "kind",
+                INCIDENTS,
+            ),
+        ):
+            counter = CounterMetricFamily(name, about, labels=(*PLACE, label))
+            for account in accounts:
+                place = (account.stream, account.topic, str(account.partition))
+                for kind in kinds:
+                    counter.add_metric((*place, kind), getattr(account, kind))
+            yield counter
 
 
 Probe = Callable[[], tuple[bool, bool, str]]

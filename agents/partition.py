@@ -18,7 +18,10 @@ from agents.records import Ints, Records
 from agents.repeats import Repeats
 from agents.residents import Residents, Traffic
 from agents.revise import Told
+from agents.silence import Silence
+from agents.silences import Silences
 from agents.snapshot import State
+from agents.stale import Staleness
 from agents.templates import code_of
 from agents.watch import Watcher
 from agents.window import Windows, make_windower
@@ -26,7 +29,7 @@ from connectors.base import Fetch, Partition
 from connectors.spill import SpillSpace
 from detectors.model import Model
 from schemas.config import Stream
-from schemas.messages import DeadLetter
+from schemas.messages import DeadLetter, Incident
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +40,26 @@ class Ingested:
     windows: Windows
     dead_letters: list[DeadLetter]
     accepted: NDArray[np.bool_]
+    silences: list[Incident]
 
 
 class RouteState:
     """What one route has learned of one partition: calibration, drift, incidents.
 
     ``model`` is the one that speaks in this partition; while a new one takes over partition by
-    partition, another may speak in the others.
+    partition, another may speak in the others. History is not ``live``: nothing in it is stale.
     """
 
-    def __init__(self, name: str, route: str, stream: Stream, partitions: int) -> None:
+    def __init__(
+        self, name: str, route: str, stream: Stream, partitions: int, *, live: bool
+    ) -> None:
+        age = stream.alerts.max_age
+        max_age = None if age is None or not live else int(age)
         self._stream, self._partitions = stream, partitions
         self._per_day = stream.alerts.budget_per_day / partitions
         gap = int(stream.alerts.incident_gap)
         self.incidents = IncidentBook(name, route, self._per_day, gap)
+        self.staleness = Staleness(max_age)
         self.told = Told()
         self.newest = -(2**62)
         self.unscored = 0
@@ -77,6 +86,7 @@ class RouteState:
             "unscored": self.unscored,
             "incidents": self.incidents.state(),
             "told": self.told.state(),
+            "staleness": self.staleness.state(),
             "decider": self.decider.state() if judged else None,
             "watcher": self.watcher.state() if judged else None,
         }
@@ -86,6 +96,7 @@ class RouteState:
         self.newest, self.unscored = state["newest"], state["unscored"]
         self.incidents.restore(state["incidents"])
         self.told.restore(state["told"])
+        self.staleness.restore(state.get("staleness", {"told": []}))  # checkpoints of before
         if self.model is not None:
             self.decider.restore(state["decider"])
             self.watcher.restore(state["watcher"])
@@ -108,14 +119,22 @@ class PartitionState:
         partitions: int,
         space: SpillSpace,
         traffic: Traffic,
+        *,
+        live: bool = True,
     ) -> None:
         self.name, self.stream, self.partition = name, stream, partition
         self.ledger = Ledger()
         self.encoder = Encoder(stream)
         self.routes = {
-            route.label: RouteState(name, route.label, stream, partitions)
+            route.label: RouteState(name, route.label, stream, partitions, live=live)
             for route in stream.routes
         }
+        self.silence: Silence | None = None
+        if stream.alerts.silence.key is not None:
+            per_day = stream.alerts.budget_per_day / partitions
+            self.silence = Silence(name, int(stream.alerts.silence.key), per_day)
+        age = stream.alerts.max_age
+        self.staleness = Staleness(None if age is None or not live else int(age))
         self.first_time: int | None = None
         numbers, categories = feature_names(stream)
         self.windower = make_windower(stream, len(numbers), len(categories))
@@ -148,6 +167,8 @@ class PartitionState:
             "repeats": None if self._repeats is None else self._repeats.state(),
             "windower": self.windower.state(),
             "routes": {label: route.state() for label, route in self.routes.items()},
+            "silence": None if self.silence is None else self.silence.state(),
+            "staleness": self.staleness.state(),
         }
 
     def restore(self, state: State, models: Mapping[str, Model], routes: Collection[str]) -> None:
@@ -164,6 +185,10 @@ class PartitionState:
             self.follow(label, model)
         for label in routes:
             self.routes[label].restore(state["routes"][label])
+        # what checkpoints of before, or of another setting, do not have begins anew
+        if self.silence is not None and state.get("silence") is not None:
+            self.silence.restore(state["silence"])
+        self.staleness.restore(state.get("staleness", {"told": []}))
 
     def ingest(self, fetch: Fetch) -> Ingested:
         """Decode, encode and window the records of a fetch."""
@@ -189,6 +214,7 @@ class PartitionState:
         if len(records) and self.first_time is None:
             self.first_time = int(records.time[0])
         groups = group(self._slots(records))
+        silences = [] if self.silence is None else self.silence.add(records, groups)
         features = self.encoder(records, groups)
         added = self.windower.add(records, features, groups)
         late = int(added.late.sum())
@@ -199,7 +225,15 @@ class PartitionState:
             which = np.flatnonzero(added.late)
             offsets, behind = records.offset[which], added.behind[which]
             letters = letters + self._decoder.late(fetch, offsets, behind)
-        return Ingested(records, self._counted(added.windows), letters, ~added.late)
+        return Ingested(records, self._counted(added.windows), letters, ~added.late, silences)
+
+    def count_incidents(self) -> None:
+        """Bring the account's numbers of incidents up to date."""
+        books: list[IncidentBook | Silences] = [x.incidents for x in self.routes.values()]
+        if self.silence is not None:
+            books.append(self.silence.silences)
+        self.ledger.incidents = sum(book.opened for book in books)
+        self.ledger.suppressed = sum(book.suppressed for book in books)
 
     def finish(self) -> Windows:
         """Close all open windows: the input has ended."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from agents.account import Ledger
 from agents.archiving import archive_table
 from agents.decode import Decoder
@@ -29,7 +31,7 @@ from detectors.model import Model
 from detectors.windows import Layout
 from schemas.config import Pipeline as Config
 from schemas.errors import ConfigError
-from schemas.messages import Account
+from schemas.messages import Account, Incident
 from schemas.topics import Topics
 
 
@@ -63,7 +65,7 @@ class Pipeline:
     config
         The pipeline file.
     clock
-        Returns ns since 1970 UTC; enters ``processed_at`` and latencies only.
+        Returns ns since 1970 UTC; enters ``processed_at``, latencies and what is ``stale`` only.
     label
         A field that holds labels, for measuring.
     rekeyed
@@ -94,6 +96,7 @@ class Pipeline:
         self.layouts: dict[tuple[str, str], Layout] = {}
         ids: dict[tuple[str, str], EventIds] = {}
         self._judges = Judge(ids, self._envelope, clock)
+        self._clock, self._live = clock, now is None
         for name, stream in config.streams.items():
             topic = stream.source.topic
             if rekeyed and not stream.key_partitioned:
@@ -228,6 +231,7 @@ class Pipeline:
             ingested = state.ingest(fetch)
             letters = map(self._envelope.dead_letter, ingested.dead_letters)
             result.outputs[fetch.partition] += letters
+            self._tell_silences(state, ingested.silences, result)
             if self.observe is not None:
                 self.observe.saw(ingested.records, state.name)
             result.positions[fetch.partition] = int(fetch.offsets[-1]) + 1
@@ -245,9 +249,11 @@ class Pipeline:
         pending = [_Pending(s, s.finish(), None) for s in self._states.values()]
         self._judge(pending, result)
         for state in self._states.values():
+            silences = [] if state.silence is None else state.silence.finish()
+            self._tell_silences(state, silences, result)
             for route in state.routes.values():
-                incidents = map(self._envelope.incident, route.incidents.finish())
-                result.outputs[state.partition] += incidents
+                incidents = route.staleness.mark(route.incidents.finish(), self._clock)
+                result.outputs[state.partition] += map(self._envelope.incident, incidents)
         return result
 
     def accounts(self) -> list[Account]:
@@ -301,7 +307,23 @@ class Pipeline:
         name = self._stream_of[partition.topic]
         stream, decoder = self.config.streams[name], self.decoders[name]
         partitions, space = self.config.partitions, self.spill_space
-        return PartitionState(name, stream, partition, decoder, partitions, space, self._traffic)
+        return PartitionState(
+            name, stream, partition, decoder, partitions, space, self._traffic, live=self._live
+        )
+
+    def _tell_silences(
+        self, state: PartitionState, silences: list[Incident], result: Result
+    ) -> None:
+        """Publish what a partition has to say of silent keys."""
+        if state.silence is None:
+            return
+        state.count_incidents()
+        said = state.staleness.mark(silences, self._clock)
+        # a silence goes on without a window: with every record of other keys
+        open_now = state.silence.silences.places
+        ends = np.full(len(open_now), state.silence.clock)
+        said += state.staleness.again(dict(enumerate(open_now)), ends, self._clock)
+        result.outputs[state.partition] += map(self._envelope.incident, said)
 
     def _judge(self, pending: list[_Pending], result: Result) -> None:
         """Score the windows of all partitions route by route, then decide about each."""

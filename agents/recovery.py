@@ -90,6 +90,10 @@ class Recovery:
         """Whether a partition is not back at its commit yet."""
         return bool(self._until)
 
+    def coming_back(self, partition: Partition) -> bool:
+        """Tell whether a partition is not back at its commit yet."""
+        return partition in self._until
+
     def split(self, fetches: Sequence[Fetch]) -> tuple[list[Fetch], list[Fetch]]:
         """Tell records that lie before the commit, and are processed again, from new ones."""
         if not self._until:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -11,11 +11,13 @@ import structlog
 
 from agents.archiver import Archiver
 from agents.checkpointer import Checkpointer
+from agents.lookout import LOOK_SECONDS, Look, Lookout
 from agents.monitor import Monitor
 from agents.pipeline import Pipeline
 from agents.publish import Envelope
 from agents.recovery import Identify, Recovery
 from agents.registry import Registry
+from agents.tally import Tally
 from connectors.base import Fetch, Output, Partition, flatten
 from connectors.kafka.handler import Batch, Handler
 from connectors.storage import Storage
@@ -42,9 +44,14 @@ class PipelineHandler(Handler):
     identify
         Asks the broker for the ids of the cluster and of topics; without it, there are no
         checkpoints.
+    look
+        Asks the broker where topics end; without it, no stream is watched for silence.
+    clock
+        Returns ns since 1970 UTC; decides about silent streams, and enters ``processed_at``,
+        latencies and what is ``stale``.
     now
-        Seconds on a clock that only goes forward; decides when to flush, checkpoint and report,
-        nothing else.
+        Seconds on a clock that only goes forward; decides when to flush, checkpoint, look and
+        report, nothing else.
     """
 
     def __init__(
@@ -54,9 +61,12 @@ class PipelineHandler(Handler):
         *,
         monitor: Monitor | None = None,
         identify: Identify | None = None,
+        look: Look | None = None,
+        look_seconds: float = LOOK_SECONDS,
+        clock: Callable[[], int] = time.time_ns,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pipeline = Pipeline(config, time.time_ns)
+        self.pipeline = Pipeline(config, clock)
         self._device = pick_device(config.scoring.device)
         self._registry = Registry(storage)
         space = self.pipeline.spill_space
@@ -73,10 +83,14 @@ class PipelineHandler(Handler):
             rewind=config.checkpoints.rewind,
         )
         self._envelope = Envelope(self.pipeline.topics)
+        self._lookout = look and Lookout(
+            config, storage, self._envelope, look, clock, now, look_seconds
+        )
         self._monitor = monitor
         self._now = now
         self._done: dict[Partition, int] = {}
         self._committed: dict[Partition, int] = {}
+        self._tally = Tally()
         self._stopping = False
         self._wanted: dict[tuple[str, str], str] = {}
         self._accounted_at = now()
@@ -106,10 +120,14 @@ class PipelineHandler(Handler):
         self.pipeline.drop_others(kept)
         self._done = dict(kept)
         self._committed = dict(committed)
+        self._tally.keep(kept)
+        if self._lookout is not None:
+            self._lookout.begin(committed)
         if self._recovery is None:
             return {}
         starts = self._recovery.begin(committed, kept, generation)
         self._done |= starts
+        self._count(committed)
         for route, model in self.pipeline.stragglers().items():
             self._wanted.setdefault(route, model.model_id)
         return starts
@@ -168,8 +186,10 @@ class PipelineHandler(Handler):
             self._archiver.flush()  # what the trainer will read must be there before its request
         self._checkpoint()
         if self._now() - self._accounted_at > ACCOUNT_SECONDS:
-            for partition, account in self._accounts().items():
-                outputs.setdefault(partition, []).extend(account)
+            _add(outputs, self._accounts())
+        if self._lookout is not None:
+            _add(outputs, self._lookout.tick(self._done))
+        self._count(positions)
         if self._monitor is not None:
             self._monitor.batch(fetches, flatten(outputs), self._now() - began)
         return Batch(outputs, positions)
@@ -177,6 +197,9 @@ class PipelineHandler(Handler):
     def committed(self, offsets: Mapping[Partition, int]) -> None:
         """Write the checkpoints that waited for this commit."""
         self._committed.update(offsets)
+        if self._lookout is not None:
+            self._lookout.committed(offsets)
+        self._count(())
         self._checkpointer.committed(offsets)
         if self._stopping:
             self._write_checkpoints(offsets)
@@ -185,9 +208,12 @@ class PipelineHandler(Handler):
         """Flush what has waited long enough."""
         self._archiver.tick()
         self._checkpoint()
+        outputs: dict[Partition, list[Output]] = {}
         if self._now() - self._accounted_at > ACCOUNT_SECONDS:
-            return Batch(self._accounts())
-        return None
+            outputs = self._accounts()
+        if self._lookout is not None:
+            _add(outputs, self._lookout.tick(self._done))
+        return Batch(outputs) if outputs else None
 
     def wants_barrier(self) -> bool:
         """Tell whether a new model waits to speak; nothing changes before a commit again."""
@@ -225,6 +251,8 @@ class PipelineHandler(Handler):
     def stop(self) -> Batch:
         """Write out the archive, the last checkpoints and accounts."""
         self._archiver.flush()
+        if self._lookout is not None:
+            self._lookout.stop()
         self._stopping = True
         self._write_checkpoints(list(self._done))
         return Batch(self._accounts())
@@ -267,6 +295,18 @@ class PipelineHandler(Handler):
                 except EddyError as error:
                     log.error("checkpoint not written; an older one serves", why=str(error))
 
+    def _count(self, partitions: Collection[Partition]) -> None:
+        """Note the accounts of partitions that have moved, and tell those that are committed."""
+        if self._monitor is None:
+            return
+        for account in self.pipeline.accounts() if partitions else ():
+            place = Partition(account.topic, account.partition)
+            back = self._recovery is None or not self._recovery.coming_back(place)
+            if place in partitions and back:
+                self._tally.note(place, self._done[place], account)
+        self._tally.committed(self._committed)
+        self._monitor.accounts = self._tally.accounts()
+
     # -- control ------------------------------------------------------------------------------
 
     def follow_models(self, key: bytes | None, value: bytes | None, offset: int) -> None:
@@ -295,3 +335,10 @@ class PipelineHandler(Handler):
             Partition(account.topic, account.partition): [self._envelope.account(account)]
             for account in self.pipeline.accounts()
         }
+
+
+def _add(
+    outputs: dict[Partition, list[Output]], more: Mapping[Partition, Sequence[Output]]
+) -> None:
+    for partition, messages_ in more.items():
+        outputs.setdefault(partition, []).extend(messages_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from agents.snapshot import State
 KEYS = 5
 SPAN = 6 * 3600 * 10**9  # ns
 BEYOND = 1.5
+_DAY = 86_400e9
 REMEMBERED = 256
 CAUSES = 4096
 
@@ -78,3 +80,8 @@ class Surges:
         """Go on from a state."""
         for name, cause in state.items():
             self._causes[name] = _Cause(cause["keys"].copy(), cause["scores"].copy())
+
+
+def surges_within(per_day: float) -> Surges:
+    """Look for surges: twice as many keys as a budget lets open incidents are no chance."""
+    return Surges(max(KEYS, math.ceil(2 * per_day * SPAN / _DAY)), SPAN)

@@ -19,6 +19,11 @@ _LATEST = 2**62  # year 2116: leaves room for adding durations without overflow
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def shown(time: int) -> str:
+    """Write a time in ns since 1970 UTC for people, to the second."""
+    return datetime.fromtimestamp(time // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
 def parse_times(
     config: Time, raw: Sequence[Any] | None, log_time: Ints
 ) -> tuple[Ints, NDArray[np.int8]]:

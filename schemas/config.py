@@ -124,11 +124,33 @@ class Route(_Strict, frozen=True, kw_only=True):
         return self.name or self.detector
 
 
+SILENCE = "silence"
+"""The route of incidents of silence."""
+
+
+class Silence(_Strict, frozen=True, kw_only=True):
+    """How long nothing may come, before that makes an incident: none at all, or none of a key.
+
+    The whole stream is watched by the clock; a key by what the other keys of its partition send,
+    so that it is silent if its newest record is older than the partition's newest by more.
+    ``silence: 15m`` is short for ``silence: {stream: 15m}``.
+    """
+
+    stream: Duration | None = None
+    key: Duration | None = None
+
+
 class Alerts(_Strict, frozen=True, kw_only=True):
-    """How many incidents a day of event time may open, and when one ends."""
+    """How many incidents a day of event time may open, and when one ends.
+
+    Incidents whose newest window is older than ``max_age`` when they are published are marked
+    ``stale``, so that a backlog pages nobody.
+    """
 
     budget_per_day: Annotated[float, Meta(gt=0)] = 20.0
     incident_gap: Duration = Duration(600 * SECOND)
+    max_age: Duration | None = None
+    silence: Silence = Silence()
 
 
 class Drift(_Strict, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ import msgspec
 import yaml
 
 from schemas import config
-from schemas.config import Duration, Pipeline, Size, Stream
+from schemas.config import Duration, Pipeline, Silence, Size, Stream
 from schemas.errors import ConfigError
 from schemas.nearest import nearest
 
@@ -26,6 +26,7 @@ _WINDOWS: dict[str, type[msgspec.Struct]] = {
     "hopping": config.Hopping,
     "session": config.Session,
 }
+SHORTEST_SILENCE, LONGEST_SILENCE = _UNITS["s"], 30 * _UNITS["d"]
 S = TypeVar("S")
 
 
@@ -124,6 +125,9 @@ def _expand_shorthands(stream: object) -> object:
         ]
     if isinstance(stream.get("emit"), str):
         stream["emit"] = {"mode": stream["emit"]}
+    alerts = stream.get("alerts")
+    if isinstance(alerts, dict) and isinstance(alerts.get("silence"), str):
+        stream["alerts"] = {**alerts, "silence": {"stream": alerts["silence"]}}
     if isinstance(stream.get("window"), dict):
         stream["window"] = {"kind": "sliding", **stream["window"]}
     if "key" in stream and stream["key"] is None:
@@ -292,8 +296,26 @@ def _check_stream(stream: Stream, path: str) -> None:
                     f"{nearest(name, stream.of_type('category'))}; route on one of those"
                 )
                 raise ConfigError(msg)
+    if stream.alerts.max_age is not None and stream.alerts.max_age < 1:
+        msg = f"{path}.alerts.max_age: every incident would be stale; give a time, or remove it"
+        raise ConfigError(msg)
+    _check_silence(stream, path)
     _check_pattern(stream, path)
     _check_window(stream, path)
+
+
+def _check_silence(stream: Stream, path: str) -> None:
+    silence, where = stream.alerts.silence, f"{path}.alerts.silence"
+    for name, limit in (("stream", silence.stream), ("key", silence.key)):
+        if limit is not None and not SHORTEST_SILENCE <= limit <= LONGEST_SILENCE:
+            msg = f"{where}.{name}: give a time between 1s and 30d"
+            raise ConfigError(msg)
+    if silence.key is not None and stream.key == "none":
+        msg = f"{where}.key: the stream has no keys; remove it, or set 'key'"
+        raise ConfigError(msg)
+    if silence != Silence() and config.SILENCE in [route.label for route in stream.routes]:
+        msg = f"{path}.detectors: {config.SILENCE!r} names incidents of silence; choose another"
+        raise ConfigError(msg)
 
 
 def _check_pattern(stream: Stream, path: str) -> None:

@@ -1,4 +1,4 @@
-"""Names of the topics that Eddy writes: the one place where they are spelled."""
+"""Names of the topics that Eddy writes, and of its groups: the one place where they are spelled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Topics"]
 
 @dataclass(frozen=True)
 class Topics:
-    """Topic names of the deployment ``name``.
+    """Names of the deployment ``name``.
 
     The deployment named ``eddy`` writes ``payments.scored``; any other puts its name in front, so
     that two deployments on one cluster never write to the same topic.
@@ -57,3 +57,12 @@ class Topics:
     def labels(self) -> str:
         """Analysts' labels."""
         return f"{self.name}.labels"
+
+    @property
+    def worker_group(self) -> str:
+        """Consumer group of the workers."""
+        return f"{self.name}.worker"
+
+    def rekey_group(self, stream: str) -> str:
+        """Name the consumer group of the stage that rewrites a stream by entity key."""
+        return f"{self.name}.rekey.{stream}"

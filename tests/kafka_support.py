@@ -7,15 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kafka import KafkaAdminClient
-from kafka.errors import (
-    CoordinatorLoadInProgressError,
-    CoordinatorNotAvailableError,
-    GroupIdNotFoundError,
-)
-
 from connectors.base import Fetch, Output, Partition
-from connectors.kafka.admin import TopicSpec, ensure_topics
+from connectors.kafka.admin import TopicSpec, committed_offsets, ensure_topics
 from connectors.kafka.handler import Batch, Handler
 from connectors.kafka.sink import KafkaSink
 from connectors.kafka.source import KafkaSource
@@ -24,6 +17,8 @@ from schemas.config import Kafka
 
 DEADLINE_SECONDS = 40.0
 COUNT = 20_000
+
+committed = committed_offsets
 
 
 def eventually(what: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> bool:
@@ -61,21 +56,6 @@ def read(config: Kafka, topic: str) -> list[Fetch]:
 
 def values(config: Kafka, topic: str) -> list[bytes | None]:
     return [value for fetch in read(config, topic) for value in fetch.values]
-
-
-def committed(config: Kafka, group: str) -> dict[Partition, int]:
-    """The group's commits as an independent client sees them."""
-    with KafkaAdminClient(bootstrap_servers=config.bootstrap.split(",")) as admin:
-        try:
-            offsets = admin.list_group_offsets([group])[group]
-        except (
-            CoordinatorLoadInProgressError,
-            CoordinatorNotAvailableError,
-            GroupIdNotFoundError,
-        ):
-            # the group has not met on this broker yet
-            return {}
-    return {Partition(x.topic, x.partition): y.offset for x, y in offsets.items() if y.offset >= 0}
 
 
 class Notes(Handler):

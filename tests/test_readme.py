@@ -25,7 +25,7 @@ from connectors.synthetic import GENERATORS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-KAFKA = {"broker", "produce", "run", "tail", "topics", "train"}
+KAFKA = {"audit", "broker", "produce", "run", "tail", "topics", "train"}
 KAFKA_WORDS = {"--from-topic", "throughput", "latency"}
 OPERATORS = {"|", "||", "&", "&&", ";", ">", ">>", "<"}
 EXAMPLE = "examples/flows.yaml"

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from agents import checkpointer, layout
 from agents.fitting import build_history, fit_route
+from agents.monitor import Monitor
 from agents.registry import Registry
 from agents.serve import PipelineHandler
 from agents.train import Trainer
@@ -51,8 +54,13 @@ class Worker:
 
     def __init__(self, folder: Path, settings: Config | None = None) -> None:
         self.clock = 0.0
+        self.monitor = Monitor()
         self.handler = PipelineHandler(
-            settings or made(), Storage(folder), identify=identity, now=lambda: self.clock
+            settings or made(),
+            Storage(folder),
+            monitor=self.monitor,
+            identify=identity,
+            now=lambda: self.clock,
         )
 
     def take_on(self, committed: int, generation: int = 1) -> int:
@@ -301,3 +309,46 @@ def test_a_checkpoint_of_a_later_version_is_left_for_it(
     events = back.feed(2000, 3000, checkpoint=True)
     assert scored(events) == undisturbed(storage)[-1000:]
     assert theirs.exists()
+
+
+def exported(worker: Worker) -> dict[str, float]:
+    """Records by fate, as Prometheus reads them."""
+    text = generate_latest(worker.monitor.registry).decode()
+    [family] = [x for x in text_string_to_metric_families(text) if x.name == "eddy_fate_records"]
+    place = {"stream": "payments", "topic": "payments", "partition": "0"}
+    assert all(sample.labels.items() >= place.items() for sample in family.samples)
+    return {sample.labels["fate"]: sample.value for sample in family.samples}
+
+
+def test_counters_go_on_across_restarts_and_never_back(storage: Path) -> None:
+    first = Worker(storage)
+    first.take_on(0)
+    assert set(exported(first).values()) <= {0}
+    first.feed(0, 1000, checkpoint=True)
+    first.feed(1000, 1500)
+    assert exported(first)["windowed"] == 1500
+    first.handler.process([fetch(list(RECORDS[1500:1800]), first=1500)])
+    assert exported(first)["windowed"] == 1500  # the rest is not committed: it may be taken back
+
+    second = Worker(storage)
+    assert second.take_on(1500, generation=2) == 1000
+    second.feed(1000, 1200)
+    assert exported(second) == {}  # it stands before what its predecessor has told
+    second.feed(1200, 1500)
+    assert exported(second)["windowed"] == 1500
+    second.feed(1500, 2000)
+    assert exported(second)["windowed"] == 2000
+    second.handler.stop()
+    second.handler.committed({})
+
+    third = Worker(storage)
+    assert third.take_on(2000, generation=3) == 2000
+    assert exported(third) == {
+        "windowed": 2000,
+        "late": 0,
+        "duplicate": 0,
+        "dead_letter": 0,
+        "filtered": 0,
+    }
+    third.handler.assigned({}, 4)
+    assert exported(third) == {}  # somebody else's now

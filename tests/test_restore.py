@@ -67,6 +67,8 @@ STREAMS: dict[str, dict[str, Any]] = {
 }
 for _stream in STREAMS.values():
     _stream["alerts"] = {"budget_per_day": 20, "incident_gap": "2m"}
+    if _stream.get("key") != "none":
+        _stream["alerts"]["silence"] = {"key": "20s"}
     _stream["drift"] = {"false_alarm_every": 2_000, "settle": 30, "cooldown": "2m"}
 
 

@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 
 import structlog
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError, TopicAlreadyExistsError
+from kafka.admin import ConfigResource
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    GroupIdNotFoundError,
+    KafkaError,
+    KafkaTimeoutError,
+    TopicAlreadyExistsError,
+)
+from kafka.protocol.consumer.offsets import OffsetSpec
 
 from connectors.base import Partition
 from connectors.kafka.backoff import pauses
@@ -20,12 +29,17 @@ from schemas.config import Kafka
 from schemas.errors import SetupError
 
 __all__ = [
+    "Ends",
     "Identity",
     "TopicReport",
     "TopicSpec",
+    "are_compacted",
+    "committed_offsets",
     "end_offsets",
     "ensure_topics",
+    "errors_told",
     "identify",
+    "topic_ends",
     "topic_partitions",
     "wait_for_broker",
 ]
@@ -35,6 +49,7 @@ log = structlog.get_logger(__name__)
 BOOTSTRAP_MS = 5_000
 LEAST_MS = 500
 READY_MS = 30_000
+NS_PER_MS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +117,22 @@ class Identity:
 
     cluster_id: str
     topic_ids: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Where a topic ends.
+
+    Attributes
+    ----------
+    offsets
+        For each partition the offset that its next record will get.
+    newest
+        The newest of the log's times, ns since 1970 UTC; 0 if there is no record.
+    """
+
+    offsets: Mapping[int, int]
+    newest: int
 
 
 def ensure_topics(config: Kafka, topics: Mapping[str, TopicSpec]) -> TopicReport:
@@ -173,7 +204,7 @@ def end_offsets(config: Kafka, topic: str) -> dict[Partition, int]:
     if count is None:
         msg = f"there is no topic {topic!r} on {config.bootstrap}: create it (`eddy topics`)"
         raise SetupError(msg)
-    with _errors(config):
+    with errors_told(config):
         consumer = KafkaConsumer(**kafka_python_settings(config), bootstrap_timeout_ms=BOOTSTRAP_MS)
         try:
             wanted = [TopicPartition(topic, number) for number in range(count)]
@@ -181,6 +212,63 @@ def end_offsets(config: Kafka, topic: str) -> dict[Partition, int]:
         finally:
             consumer.close()
     return {Partition(topic, place.partition): int(end) for place, end in ends.items()}
+
+
+def topic_ends(config: Kafka, topic: str) -> Ends:
+    """Tell where the partitions of a topic end, and the newest time in them.
+
+    Raises
+    ------
+    SetupError
+        If there is no such topic, or the broker cannot be reached.
+    """
+    with _admin(config) as admin:
+        count = _described(admin, [topic]).get(topic)
+        if count is None:
+            msg = f"there is no topic {topic!r} on {config.bootstrap}: create it (`eddy topics`)"
+            raise SetupError(msg)
+        places = [TopicPartition(topic, number) for number in range(count)]
+        ends = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST))
+        newest = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.MAX_TIMESTAMP))
+    times = [found.timestamp for found in newest.values()]
+    offsets = {place.partition: int(end.offset) for place, end in ends.items()}
+    return Ends(offsets, max(0, *times) * NS_PER_MS)
+
+
+def committed_offsets(config: Kafka, group: str) -> dict[Partition, int]:
+    """Return a group's commits; none of a group that there is not.
+
+    Raises
+    ------
+    SetupError
+        If the broker cannot be reached, or refuses.
+    """
+    with _admin(config) as admin:
+        try:
+            offsets = admin.list_group_offsets([group])[group]
+        except (
+            CoordinatorLoadInProgressError,
+            CoordinatorNotAvailableError,
+            GroupIdNotFoundError,
+        ):
+            # the group has not met on this broker yet
+            return {}
+    return {Partition(x.topic, x.partition): y.offset for x, y in offsets.items() if y.offset >= 0}
+
+
+def are_compacted(config: Kafka, topics: Iterable[str]) -> dict[str, bool]:
+    """Tell of topics whether records that are not the last of their key may be removed.
+
+    Raises
+    ------
+    SetupError
+        If the broker cannot be reached, or refuses.
+    """
+    name = "cleanup.policy"
+    wanted = [ConfigResource("topic", topic, {name: None}) for topic in topics]
+    with _admin(config) as admin:
+        found = admin.describe_configs(wanted, config_filter="all")["topic"]
+    return {topic: "compact" in settings[name]["value"] for topic, settings in found.items()}
 
 
 def wait_for_broker(config: Kafka, deadline_seconds: float) -> None:
@@ -252,7 +340,7 @@ def _described(admin: KafkaAdminClient, topics: list[str]) -> dict[str, int]:
 
 @contextmanager
 def _admin(config: Kafka, bootstrap_ms: int = BOOTSTRAP_MS) -> Iterator[KafkaAdminClient]:
-    with _errors(config):
+    with errors_told(config):
         admin = KafkaAdminClient(**kafka_python_settings(config), bootstrap_timeout_ms=bootstrap_ms)
         try:
             yield admin
@@ -261,7 +349,7 @@ def _admin(config: Kafka, bootstrap_ms: int = BOOTSTRAP_MS) -> Iterator[KafkaAdm
 
 
 @contextmanager
-def _errors(config: Kafka) -> Iterator[None]:
+def errors_told(config: Kafka) -> Iterator[None]:
     """Say what the clients' errors mean and what to do."""
     try:
         yield

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from agents.audit.events import EXACT
 from schemas.messages import (
     Account,
     DeadLetter,
@@ -26,11 +27,6 @@ EXAMPLES = 12
 
 Ranks = Callable[[ScoredEvent], float]
 """How far apart p-values one rank of the calibration set are, for an event."""
-
-EXACT = (
-    *("stream", "route", "key", "window_start", "window_end", "topic", "partition"),
-    *("first_offset", "last_offset", "records", "model_id", "detector", "incident_id"),
-)
 
 
 class Verdict(msgspec.Struct, kw_only=True):
@@ -154,7 +150,7 @@ def _accounts(verdict: Verdict, expected: Sequence[Account], seen: Sequence[Acco
 
 
 def _incidents(verdict: Verdict, expected: Sequence[Incident], seen: Sequence[Incident]) -> None:
-    """Compare the final state of each incident."""
+    """Compare the final state of each incident; ``stale`` follows from the clock."""
     wanted = {incident.incident_id: incident for incident in expected}
     last = {incident.incident_id: incident for incident in seen}
     _ids(verdict, "incident", wanted, last)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from kafka import KafkaConsumer, TopicPartition
-
-from connectors.base import Fetch, Output, Partition
-from connectors.kafka.records import to_fetch
+from connectors.base import Fetch, Output
+from connectors.kafka.log import LogReader
 from schemas import messages
+from schemas.config import Kafka
 from schemas.messages import (
     Account,
     DeadLetter,
@@ -22,7 +21,6 @@ from schemas.topics import Topics
 from tests.chaos.setting import STREAM, Setting
 
 M = TypeVar("M", bound=Message)
-POLL_MS = 500
 
 
 @dataclass
@@ -49,12 +47,7 @@ class Published:
 
 def read_inputs(bootstrap: str, setting: Setting) -> dict[int, Fetch]:
     """Read the input topic to its end."""
-    records = _read(bootstrap, setting.topic)
-    return {
-        number: to_fetch(Partition(setting.topic, number), part)
-        for number, part in records.items()
-        if part
-    }
+    return _read(bootstrap, setting.topic)
 
 
 def read_outputs(bootstrap: str, setting: Setting) -> Published:
@@ -63,7 +56,7 @@ def read_outputs(bootstrap: str, setting: Setting) -> Published:
 
     def read(topic: str, kind: type[M]) -> list[M]:
         parts = _read(bootstrap, topic).values()
-        return [messages.decode(record.value, kind) for part in parts for record in part]
+        return [messages.decode(value or b"", kind) for part in parts for value in part.values]
 
     return Published(
         read(topics.scored(STREAM), ScoredEvent),
@@ -74,22 +67,12 @@ def read_outputs(bootstrap: str, setting: Setting) -> Published:
     )
 
 
-def _read(bootstrap: str, topic: str) -> dict[int, list[Any]]:
-    consumer = KafkaConsumer(
-        bootstrap_servers=bootstrap.split(","),
-        enable_auto_commit=False,
-        isolation_level="read_committed",
-    )
-    try:
-        numbers = consumer.partitions_for_topic(topic) or set()
-        places = [TopicPartition(topic, number) for number in numbers]
-        consumer.assign(places)
-        consumer.seek_to_beginning(*places)
-        ends = consumer.end_offsets(places)
-        found: dict[int, list[Any]] = {place.partition: [] for place in places}
-        while any(consumer.position(place) < ends[place] for place in places):
-            for place, records in consumer.poll(POLL_MS).items():
-                found[place.partition] += records
-        return found
-    finally:
-        consumer.close()
+def _read(bootstrap: str, topic: str) -> dict[int, Fetch]:
+    """Read the partitions of a topic that hold anything."""
+    found = {}
+    with LogReader(Kafka(bootstrap=bootstrap)) as log:
+        for partition, bounds in log.bounds(topic).items():
+            parts = list(log.read(partition, bounds))
+            if parts:
+                found[partition.number] = Fetch.join(parts)
+    return found

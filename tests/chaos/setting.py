@@ -50,7 +50,7 @@ class Setting:
     @property
     def group(self) -> str:
         """The consumer group of the workers."""
-        return f"{self.config.name}.worker"
+        return self.topics.worker_group
 
     @property
     def route(self) -> str:

@@ -351,7 +351,7 @@ def _write_local(path: Path, parts: Sequence[bytes]) -> None:
 def _write_once(path: Path, data: bytes) -> None:
     """Write a file unless there is one; of several who try at once, one succeeds."""
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-    _write_local(temporary, data)
+    _write_local(temporary, [data])
     try:
         os.link(temporary, path)
     except FileExistsError:

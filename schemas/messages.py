@@ -107,10 +107,10 @@ class Incident(Message, frozen=True, kw_only=True):
     """Anomalous windows that belong together: what a person is alerted of.
 
     They are of one key, or of many keys that became odd for the same reason at the same time;
-    ``keys`` names the first hundred of the ``key_count``, which counts up to 10,000. ``stale`` tells
-    that its newest window was older than the stream's ``alerts.max_age`` when this was published:
-    it is no news, and should page nobody. What is ``closed`` is never stale. It depends on the
-    clock, as ``processed_at`` does.
+    ``keys`` names the first hundred of the ``key_count``, which counts up to 10,000. ``stale``
+    tells that its newest window was older than the stream's ``alerts.max_age`` when this was
+    published: it is no news, and should page nobody. What is ``closed`` is never stale. It depends
+    on the clock, as ``processed_at`` does.
 
     Of another ``kind`` are those of keys, or a whole stream, that have stopped sending. Their
     route is ``silence``; ``first_event`` is when the last record came, ``last_event`` when that was

@@ -33,7 +33,7 @@ LIMITED = msgspec.structs.replace(made(), state=State(memory=Size(1)))
 
 @given(st.binary(max_size=50), st.sets(st.from_regex(r"[a-z0-9-]{1,9}", fullmatch=True)))
 def test_the_names_stand_before_the_bytes(data: bytes, names: set[str]) -> None:
-    whole = framed(data, names)
+    whole = b"".join(framed(data, names))
     assert needed(io.BytesIO(whole)) == names
     assert unframed(whole) == data
     if names:

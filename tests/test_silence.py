@@ -86,7 +86,7 @@ def test_silences_follow_from_the_records_alone(
         at = end
         if data.draw(st.booleans()):
             old, silence = silence, Silence("s", LIMIT, per_day)
-            silence.restore(unpack(pack(old.state())))
+            silence.restore(unpack(b"".join(pack(old.state()))))
             assert_alike(silence, old, "silence")
             table = KeyTable()  # slots need not survive
     assert said == expected

@@ -79,7 +79,7 @@ class Worker:
         self.aged[old] |= {event.incident_id for event in events} - {None}
 
     def crash(self) -> None:
-        state = unpack(pack(self.pipeline.snapshot(PLACE)))
+        state = unpack(b"".join(pack(self.pipeline.snapshot(PLACE))))
         self.pipeline = self._fresh()
         self.pipeline.restore(PLACE, state, {"pca": model()})
 

@@ -28,6 +28,7 @@ from connectors.base import Fetch, Partition
 from connectors.kafka.admin import identify
 from connectors.kafka.allocator import give_back_large_arrays
 from connectors.kafka.collector import collect_rarely
+from connectors.spill import SpillSpace
 from connectors.storage import Storage
 from detectors.model import Model
 from schemas.config import Duration
@@ -119,7 +120,8 @@ def _write(config: Config, state: State) -> None:
     """Write the checkpoint that others shall begin with."""
     identity = identify(config.kafka, [TOPIC])
     with ThreadPoolExecutor(1) as writer:
-        checkpointer = Checkpointer(Storage(config.storage), config.checkpoints, writer)
+        storage, space = Storage(config.storage), SpillSpace(config.state.spill)
+        checkpointer = Checkpointer(storage, config.checkpoints, writer, space)
         places = {PLACE: identity.topic_ids[TOPIC]}
         checkpointer.begin(identity.cluster_id, places, generation=0)
         checkpointer.write(PLACE, 0, state)

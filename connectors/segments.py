@@ -113,10 +113,10 @@ class Segments:
 
 
 def framed(data: bytes | Sequence[bytes], needs: Iterable[str]) -> list[bytes]:
-    """Put the names of segments before the bytes of a checkpoint, if it needs any."""
+    """Put the names of segments before the bytes of a checkpoint, if it needs any or looks so."""
     parts = [data] if isinstance(data, bytes) else list(data)
     names = "\n".join(sorted(needs)).encode()
-    if not names:
+    if not names and not parts[0].startswith(_MAGIC):
         return parts
     header = _HEADER.pack(_MAGIC, len(names), bytes.fromhex(_checksum(names)))
     return [header, names, *parts]
@@ -144,7 +144,7 @@ def needed(file: IO[bytes]) -> set[str]:
         _, length, checksum = _HEADER.unpack(header)
         names = file.read(length)
         if bytes.fromhex(_checksum(names)) == checksum:
-            return set(names.decode().split("\n"))
+            return set(names.decode().split("\n")) - {""}
     msg = "the names of a checkpoint's segments were altered or cut off"
     raise DataError(msg)
 

@@ -249,7 +249,7 @@ class State(_Strict, frozen=True, kw_only=True):
     Keys beyond that wait on the local disk, those that were idle longest first, and come back with
     their windows; no output depends on it. ``spill`` is a directory for them (default: among the
     temporary files of the system); what a crashed worker leaves there is of no use to anyone.
-    Open windows of event time stay in memory, within ``memory`` or not.
+    Open windows of event time, and the keys of a fetch, stay in memory, within ``memory`` or not.
     """
 
     memory: Size = Size(2 * 1024**3)

@@ -31,6 +31,9 @@ class KeyTable:
     def __len__(self) -> int:
         return len(self._slots)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._slots
+
     @property
     def top(self) -> int:
         """One more than the highest slot that was ever given."""

@@ -15,7 +15,7 @@ from connectors.base import Fetch, Output, Partition
 from schemas.messages import Account
 
 if TYPE_CHECKING:  # it loads everything else
-    from agents.pipeline import KeyCounts
+    from agents.residents import KeyCounts
 
 _KEYS = {
     "keys_resident": "Keys in memory",
@@ -26,6 +26,7 @@ _KEYS = {
 _WENT = {
     "evicted": "Keys that went from memory to the local disk",
     "returned": "Keys that came back from there",
+    "scattered": "Keys found on a second partition of their stream",
 }
 
 FATES = ("windowed", "late", "duplicate", "dead_letter", "filtered")

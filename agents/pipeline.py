@@ -21,7 +21,8 @@ from agents.layout import check_state, route_layout, state_layout
 from agents.partition import PartitionState
 from agents.publish import Envelope, EventIds
 from agents.records import Records
-from agents.residents import Traffic
+from agents.residents import KeyCounts, Traffic
+from agents.scattered import Scattered
 from agents.score import matching, score_by_model
 from agents.snapshot import State
 from agents.window import Windows
@@ -40,21 +41,6 @@ class _Pending:
     state: PartitionState
     windows: Windows
     records: Records | None
-
-
-@dataclass(frozen=True, slots=True)
-class KeyCounts:
-    """Keys in memory and on the local disk, and what they take.
-
-    ``evicted`` and ``returned`` count since the process began.
-    """
-
-    resident: int
-    spilled: int
-    state_bytes: int
-    spill_bytes: int
-    evicted: int
-    returned: int
 
 
 class Pipeline:
@@ -90,6 +76,7 @@ class Pipeline:
         self._models: dict[tuple[str, str], Model] = {}
         self._states: dict[Partition, PartitionState] = {}
         self._traffic = Traffic()
+        self._scattered = Scattered()
         self.spill_space = SpillSpace(config.state.spill)
         self._stream_of: dict[str, str] = {}
         self.decoders: dict[str, Decoder] = {}
@@ -232,6 +219,9 @@ class Pipeline:
             letters = map(self._envelope.dead_letter, ingested.dead_letters)
             result.outputs[fetch.partition] += letters
             self._tell_silences(state, ingested.silences, result)
+            if state.stream.key_partitioned:
+                every = [x.keys for x in self._states.values() if x.name == state.name]
+                self._scattered.look(state.name, state.keys, every)
             if self.observe is not None:
                 self.observe.saw(ingested.records, state.name)
             result.positions[fetch.partition] = int(fetch.offsets[-1]) + 1
@@ -281,6 +271,7 @@ class Pipeline:
             spill_bytes=sum(keys.spill_bytes for keys in every),
             evicted=self._traffic.evicted,
             returned=self._traffic.returned,
+            scattered=self._scattered.count,
         )
 
     # -- steps that span partitions -------------------------------------------------------

@@ -34,6 +34,23 @@ class Traffic:
     returned: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class KeyCounts:
+    """Keys in memory and on the local disk, and what they take.
+
+    ``evicted``, ``returned`` and ``scattered``, those found on a second partition, count since the
+    process began.
+    """
+
+    resident: int
+    spilled: int
+    state_bytes: int
+    spill_bytes: int
+    evicted: int
+    returned: int
+    scattered: int
+
+
 class Residents:
     """The keys of one partition, and which of them are in memory.
 
@@ -62,9 +79,14 @@ class Residents:
         self._spill: Spill | None = None
         self.spilled = 0
         """Keys that are not in memory."""
+        self.newcomers: list[str] = []
+        """Keys of the last fetch that were never met before."""
 
     def __len__(self) -> int:
         return len(self._table)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._table
 
     @property
     def nbytes(self) -> int:
@@ -84,7 +106,7 @@ class Residents:
 
     def slots(self, keys: Sequence[str]) -> Ints:
         """Return the ``[n]`` slots of the keys of a fetch; whoever is not in memory comes."""
-        found = self._table.find(keys)
+        found, self.newcomers = self._table.find(keys), []
         if not len(found):
             return found
         self._turn += 1
@@ -141,6 +163,7 @@ class Residents:
             values = self._spill.get([key.encode() for key in keys])
         slots = self._table.add(keys)
         self._reach(self._table.top)
+        self.newcomers = [key for key, x in zip(keys, values, strict=True) if x is None]
         known = [value for value in values if value is not None]
         if known:
             back = slots[[value is not None for value in values]]

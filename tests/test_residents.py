@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from agents import residents
 from agents.bench.keys import measure_keys
@@ -31,7 +32,7 @@ from connectors.spill import SpillSpace
 from connectors.storage import Storage
 from schemas.config import Pipeline as Config
 from schemas.config import Size, State
-from tests.pipelines import START_MS, config, fetch
+from tests.pipelines import START_MS, config, fetch, payments
 from tests.test_restore import NUMBERS, STREAMS, finish, models_of, records, short_memories
 
 __all__ = ["short_memories"]
@@ -316,3 +317,20 @@ def test_many_keys_in_little_memory() -> None:
     assert limited.evicted > limited.returned
     assert limited.state_bytes <= 12 * 2**20 < 16 * 2**20 < unlimited.state_bytes
     assert unlimited.evicted == 0
+
+
+# -- keys on several partitions -----------------------------------------------------------------
+
+
+def test_a_key_on_two_partitions_is_counted_and_told_once() -> None:
+    pipeline = Pipeline(config(), lambda: 0)
+    values: list[bytes | None] = [*payments(40, cards=4)]
+    with capture_logs() as logs:
+        pipeline.process([fetch(values, partition=0)])
+        assert pipeline.keys().scattered == 0
+        pipeline.process([fetch(values, partition=1)])
+        pipeline.process([fetch(values, partition=1, first=40)])
+    assert pipeline.keys().scattered == 4
+    [warning] = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert "key_partitioned: false" in warning["event"]
+    assert warning["stream"] == "payments"

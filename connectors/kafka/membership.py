@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 import structlog
-from aiokafka.errors import KafkaError
 
 from connectors.base import Fetch, Partition
-from connectors.kafka.backoff import pauses
+from connectors.kafka.beginning import Beginning
 from connectors.kafka.delivery import Delivery, Lost
 from connectors.kafka.drive import Drive
 from connectors.kafka.handler import Handler
@@ -19,13 +17,10 @@ from connectors.kafka.health import Health
 from connectors.kafka.ledger import Ledger
 from connectors.kafka.memo import Keeping, Memos
 from connectors.kafka.thread import Commit, Committed, ConsumerThread, Poll
-from schemas.errors import SetupError
 
 __all__ = ["Membership"]
 
 log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
 
 # Records of a partition that may be under way (waiting, in processing or being published): some
 # batches' worth, so that a partition with a backlog keeps the handler busy between two polls.
@@ -83,10 +78,6 @@ class Membership:
         self._open: set[Partition] = set()
         self._sent: dict[Partition, int] = {}
         self._marks: dict[Partition, tuple[int, int]] = {}
-        # partitions that nobody had committed before
-        self._fresh: set[Partition] = set()
-        # up to where expired records were reported, which stay uncommitted until others follow
-        self._reported: dict[Partition, int] = {}
         # whether the handler has been told of the partitions, and so must be told of their end
         self._told = False
         self._taking_on: asyncio.Task[None] | None = None
@@ -309,22 +300,12 @@ class Membership:
         try:
             # first: from here on nobody else can move the commits
             await self.delivery.take_on(self.assigned)
-            committed, floor = await self._persist(lambda: self._commits(lost))
+            beginning = Beginning(self.thread, self.drive.solo, self._handler, self._health)
+            committed = await beginning.commits(self._assigned, self._reset, self.memos, lost)
             self.delivery.begin(committed)
             self._told = True
-            asked = await self._ask(committed)
-            starts = {x: max(asked.get(x, y), floor.get(x, 0)) for x, y in committed.items()}
-            for partition, offset in asked.items():
-                if offset < starts[partition] and partition not in self._fresh:
-                    log.warning(
-                        "records that were to be read again have expired: the windows lack them "
-                        "until new records fill them; lengthen the topic's retention",
-                        partition=f"{partition.topic}/{partition.number}",
-                        wanted=offset,
-                        first=starts[partition],
-                        missing=starts[partition] - offset,
-                    )
-            await self._persist(lambda: self.thread.start_at(starts, epoch))
+            starts = await beginning.starts(committed, self._generation)
+            await beginning.seek(starts, epoch)
             if epoch != self.epoch:
                 return
             for partition, offset in committed.items():
@@ -335,83 +316,6 @@ class Membership:
             log.info("reading", partitions=len(starts))
         except Exception as error:
             self.drive.fail(error)
-
-    async def _ask(self, committed: Mapping[Partition, int]) -> Mapping[Partition, int]:
-        """Ask the handler where to begin, until it can tell."""
-        for pause in pauses():
-            try:
-                assigned = self._handler.assigned
-                return await self.drive.solo.call(assigned, committed, self._generation)
-            except SetupError as error:
-                self._health.wait("assignment", f"cannot restore state: {error}")
-                await asyncio.sleep(pause)
-        raise AssertionError  # pauses never end
-
-    async def _persist(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Ask the broker, again and again until it answers."""
-        for pause in pauses():
-            try:
-                return await work()
-            except (KafkaError, TimeoutError, RuntimeError) as error:
-                self._health.wait("assignment", f"cannot find out where to begin: {error!r}")
-                await asyncio.sleep(pause)
-        raise AssertionError  # pauses never end
-
-    async def _commits(
-        self, lost: frozenset[Partition]
-    ) -> tuple[dict[Partition, int], dict[Partition, int]]:
-        """Return the commit of every partition, and the first offset in the log at or before it.
-
-        A commit of a ``lost`` one outside the log counts as one at its first record.
-        """
-        if not self._assigned:
-            return {}, {}
-        commits = await self.thread.committed(self._assigned, self._reset)
-        bounds = await self.thread.bounds(self._assigned)
-        counts = await self.thread.counts({partition.topic for partition in self._assigned})
-        await self._compare({x: commit.memo for x, commit in commits.items()}, counts)
-        self._fresh = {partition for partition, commit in commits.items() if commit.first}
-        committed = {partition: commit.offset for partition, commit in commits.items()}
-        for partition, (first, end) in bounds.items():
-            if committed[partition] < first:
-                await self._expired(partition, committed[partition], first)
-                committed[partition] = first
-            elif partition in lost and committed[partition] > end:
-                log.error(
-                    "the commit lies beyond the end of the log, which has lost records or was made "
-                    "anew: beginning with its first record",
-                    partition=f"{partition.topic}/{partition.number}",
-                    commit=committed[partition],
-                    end=end,
-                )
-                committed[partition] = first
-        floor = {
-            partition: min(first, committed[partition]) for partition, (first, _) in bounds.items()
-        }
-        return committed, floor
-
-    async def _compare(self, memos: Mapping[Partition, str], counts: Mapping[str, int]) -> None:
-        """Report what has changed since the partitions were committed."""
-        for topic, (before, now) in self.memos.compare(memos, counts).items():
-            if before != now:
-                log.info("partitions were added to a topic", topic=topic, before=before, now=now)
-            await self.drive.solo.call(self._handler.resized, topic, before, now)
-
-    async def _expired(self, partition: Partition, first: int, end: int) -> None:
-        """Report records that nobody will read, once."""
-        first = max(first, self._reported.get(partition, 0))
-        if first >= end:
-            return
-        self._reported[partition] = end
-        log.error(
-            "records expired before they were read and are lost to this pipeline: going on with "
-            "the first one left; lengthen the topic's retention, or add workers",
-            partition=f"{partition.topic}/{partition.number}",
-            first=first,
-            end=end,
-            lost=end - first,
-        )
-        await self.drive.solo.call(self._handler.expired, partition, first, end)
 
     async def _restart(self, lost: frozenset[Partition]) -> None:
         """Begin anew where positions have left the log; the other partitions go on."""

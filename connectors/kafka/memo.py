@@ -62,6 +62,8 @@ class Memos:
         self._keeping = Keeping(_short(keeping.storage_id), keeping.where[:LETTERS])
         self._counts: dict[str, int] = {}
         self._told: set[str] = set()
+        # up to where expired records were reported, which stay uncommitted until others follow
+        self.reported: dict[Partition, int] = {}
 
     def of(self, partition: Partition) -> str:
         """Return the text to commit with an offset of a partition."""

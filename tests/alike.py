@@ -18,6 +18,7 @@ _NO_STATE = {
     "_decoder": "has no state",
     "_space": "where keys wait that have no room; changes nothing",
     "_spill": "as above",
+    "newcomers": "are those of the last fetch; nothing but a warning follows from them",
     "_traffic": "as above",
     "_free": "slots mean nothing, and those of the keys in memory are compared",
     "_sweep_at": "when keys of which nothing is known are forgotten; changes nothing",

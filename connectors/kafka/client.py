@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
+from connectors.kafka.connections import close_what_is_left
 from schemas.config import Kafka
 from schemas.errors import ConfigError
 from schemas.nearest import nearest
@@ -15,6 +16,8 @@ PLAIN_SETTINGS = ("sasl_mechanism", "sasl_plain_username", "sasl_plain_password"
 FILE_SETTINGS = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
 KNOWN = ("security_protocol", *PLAIN_SETTINGS, *FILE_SETTINGS)
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+
+close_what_is_left()
 
 
 def aiokafka_settings(config: Kafka) -> dict[str, Any]:

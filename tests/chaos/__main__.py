@@ -13,6 +13,7 @@ import msgspec
 from rich.console import Console
 
 from tests.chaos.cluster import Cluster
+from tests.chaos.code import fingerprint
 from tests.chaos.mutated import mutated, unnoticed
 from tests.chaos.report import table
 from tests.chaos.run import Outcome, run
@@ -83,11 +84,12 @@ def _outcomes(schedules: list[Schedule], results: Path, again: bool) -> Iterable
 
 
 def _known(file: Path, schedule: Schedule) -> Outcome | None:
-    """Return the result in a file, unless it is of another schedule of that name."""
+    """Return the result in a file, unless it is of another schedule of that name, or other code."""
     if not file.exists():
         return None
     outcome = msgspec.json.decode(file.read_bytes(), type=Outcome)
-    return outcome if outcome.schedule == schedule else None
+    same = outcome.schedule == schedule and outcome.code == fingerprint()
+    return outcome if same else None
 
 
 def _line(outcome: Outcome) -> str:

@@ -16,6 +16,7 @@ from agents.topics import pipeline_topics
 from detectors.model import FULL, PARTIAL, Model
 from schemas.messages import ScoredEvent
 from tests.chaos.cluster import Cluster
+from tests.chaos.code import fingerprint
 from tests.chaos.expected import expect
 from tests.chaos.faults import Happened, Stage, happen
 from tests.chaos.feed import Feeder
@@ -40,7 +41,8 @@ class Outcome(msgspec.Struct, kw_only=True):
 
     ``recoveries`` holds for each fault its kind and the seconds until every partition had made
     progress again, or None where that did not happen. ``trouble`` is what kept the run from being
-    judged, from coming to its end, or a fault from being one; ``notes`` tell more of it.
+    judged, from coming to its end, or a fault from being one; ``notes`` tell more of it. ``code``
+    is the fingerprint of the code that ran.
     """
 
     schedule: Schedule
@@ -50,6 +52,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     notes: list[str] = []
     trouble: str = ""
     seconds: float = 0.0
+    code: str = ""
 
     @property
     def green(self) -> bool:
@@ -61,7 +64,7 @@ def run(schedule: Schedule, cluster: Cluster, results: Path) -> Outcome:
     """Run a schedule; logs and files of a run that is not green are kept in ``results``."""
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="eddy-chaos-"))
-    outcome = Outcome(schedule=schedule, verdict=Verdict())
+    outcome = Outcome(schedule=schedule, verdict=Verdict(), code=fingerprint())
     name = f"{schedule.name}-{uuid.uuid4().hex[:6]}"
     try:
         setting = prepare(schedule, name, cluster.bootstrap, cluster.workers_bootstrap, folder)

@@ -18,6 +18,7 @@ from rich.console import Console
 from connectors.broker import Broker
 from connectors.kafka.admin import TopicSpec, ensure_topics
 from schemas.config import Kafka
+from tests.chaos.code import fingerprint
 from tests.chaos.law import Verdict
 from tests.chaos.published import Published
 from tests.chaos.schedule import DELIVERIES, PARTITIONS
@@ -117,6 +118,7 @@ def _ends(bootstrap: str) -> dict[int, int]:
 
 def _keep(found: Found, folder: Path, results: Path) -> None:
     """Write the result, and keep the logs of a part that is not green."""
+    found.code = fingerprint()
     file = results / f"{found.plan.name}.json"
     file.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
     if not found.green:
@@ -128,12 +130,13 @@ def _keep(found: Found, folder: Path, results: Path) -> None:
 
 
 def _known(plan: Plan, results: Path) -> Found | None:
-    """Return the result of a plan, if there is one that came to its end."""
+    """Return the result of a plan, if there is one of this code that came to its end."""
     file = results / f"{plan.name}.json"
     if not file.exists():
         return None
     found = msgspec.json.decode(file.read_bytes(), type=Found)
-    return found if found.plan == plan and not found.trouble else None
+    same = found.plan == plan and found.code == fingerprint()
+    return found if same and not found.trouble else None
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ class Found(msgspec.Struct, kw_only=True):
 
     ``recoveries`` holds for each kill the records that were committed when it came, and the
     seconds until every partition had made progress again, or None where that did not happen.
-    ``trouble`` is what kept the part from coming to its end.
+    ``trouble`` is what kept the part from coming to its end; ``code`` is the fingerprint of the
+    code that ran.
     """
 
     plan: Plan
@@ -62,6 +63,7 @@ class Found(msgspec.Struct, kw_only=True):
     seconds: float = 0.0
     machine: str = ""
     trouble: str = ""
+    code: str = ""
 
     @property
     def green(self) -> bool:

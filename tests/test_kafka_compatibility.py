@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.protocol.producer import InitProducerIdRequest, InitProducerIdResponse
 
-from connectors.kafka.compatibility import InitProducerId, install
+from connectors.kafka.compatibility import InitProducerId, understand_others
 
 API_KEY = 22
 
@@ -64,6 +64,6 @@ def test_the_broker_is_asked_in_a_version_that_it_knows(
 
 
 def test_both_codes_of_a_producer_that_is_shut_out_are_known() -> None:
-    install()
+    understand_others()
     assert for_code(90) is ProducerFenced
     assert for_code(47).__name__ == "InvalidProducerEpoch"

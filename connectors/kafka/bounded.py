@@ -35,7 +35,7 @@ _room = threading.local()
 
 
 class _TooLarge(Exception):
-    """A batch does not fit when it is decompressed."""
+    """A batch does not fit when it is decompressed, or cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class _Batch:
             batch = self._batch
             first, end = batch.base_offset, batch.next_offset
             log.error(
-                "a batch of records expands too far: none of them is read",
+                "a batch of records is damaged, or expands too far: none of them is read",
                 first=first,
                 end=end,
                 limit=BATCH_BYTES,

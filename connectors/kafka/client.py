@@ -5,6 +5,8 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
+from connectors.kafka.bounded import bound_batches
+from connectors.kafka.compatibility import understand_others
 from connectors.kafka.connections import close_what_is_left
 from schemas.config import Kafka
 from schemas.errors import ConfigError
@@ -17,6 +19,13 @@ FILE_SETTINGS = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
 KNOWN = ("security_protocol", *PLAIN_SETTINGS, *FILE_SETTINGS)
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
+# So soon a client sees that a topic has more partitions: the group then shares them out anew, and
+# until then producers disagree on where a key goes.
+METADATA_MS = 60_000
+
+# Whatever aiokafka client is made in this process gets its settings from here.
+understand_others()
+bound_batches()
 close_what_is_left()
 
 

@@ -21,7 +21,7 @@ from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.transaction import InitProducerIdRequest_v0
 from aiokafka.protocol.types import CompactString, Int16, Int32, Int64, Schema, TaggedFields
 
-__all__ = ["install"]
+__all__ = ["understand_others"]
 
 # Neither an id nor an epoch yet.
 NONE = -1
@@ -72,7 +72,7 @@ class InitProducerId(Request[InitProducerIdRequest_v0 | _Request3]):
         return request_struct_class(*self._common, NONE, NONE, {})
 
 
-def install() -> None:
-    """Teach every aiokafka producer of this process."""
+def understand_others() -> None:
+    """Teach every aiokafka producer of this process; idempotent."""
     sender.InitProducerIdRequest = InitProducerId
     kafka_errors[PRODUCER_FENCED] = ProducerFenced

@@ -9,19 +9,13 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from connectors.kafka import compatibility
-from connectors.kafka.client import aiokafka_settings
+from connectors.kafka.client import METADATA_MS, aiokafka_settings
 from schemas.config import Kafka
 
 __all__ = ["close_producer", "new_producer", "start_producer"]
 
 # Closing a producer that cannot deliver must not hold up the end of the process.
 CLOSE_SECONDS = 2.0
-
-# So soon more partitions of a topic are used; until then producers disagree on where a key goes.
-METADATA_MS = 60_000
-
-compatibility.install()
 
 
 def new_producer(

@@ -15,7 +15,6 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from connectors.base import Fetch, Partition
-from connectors.kafka.bounded import bound_batches
 from connectors.kafka.client import aiokafka_settings
 from connectors.kafka.quiet import quiet_libraries
 from connectors.kafka.records import to_fetch
@@ -92,7 +91,6 @@ class KafkaSource:
             If there is no such topic, or no broker, or it goes away for a minute.
         """
         quiet_libraries()
-        bound_batches()
         loop = asyncio.new_event_loop()
         try:
             consumer = loop.run_until_complete(self._connect())

@@ -33,7 +33,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from mode.threads import QueueServiceThread
 
 from connectors.base import Fetch, Partition
-from connectors.kafka.client import aiokafka_settings
+from connectors.kafka.client import METADATA_MS, aiokafka_settings
 from connectors.kafka.records import to_fetch
 
 __all__ = ["Commit", "Committed", "ConsumerThread", "Poll"]
@@ -77,9 +77,6 @@ POLL_GRACE_SECONDS = 30.0
 
 # A leader answers within FETCH_WAIT_MS, if only to say that there is nothing.
 SILENT_SECONDS = 10.0
-
-# So soon a topic is seen to have more partitions, which the group then shares out anew.
-METADATA_MS = 60_000
 
 COMMIT_SECONDS = 5.0
 LEAVE_SECONDS = 3.0

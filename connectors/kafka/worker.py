@@ -17,7 +17,6 @@ import structlog
 
 from connectors.base import Partition
 from connectors.kafka.allocator import give_back_large_arrays
-from connectors.kafka.bounded import bound_batches
 from connectors.kafka.client import aiokafka_settings
 from connectors.kafka.collector import collect_rarely
 from connectors.kafka.delivery import AtLeastOnce, Delivery
@@ -196,7 +195,6 @@ class KafkaWorker:
             by :func:`leave_process`; what was not finished is read again.
         """
         quiet_libraries()
-        bound_batches()
         self._loop = asyncio.get_running_loop()
         if process:
             collect_rarely()

@@ -25,8 +25,8 @@ _Rows = dict[tuple[Archive, Partition], list[pa.Table]]
 class Archiver:
     """Gathers rows and writes them as files of at least ``ROWS``, or after ``SECONDS``.
 
-    One write is under way at a time: who gathers faster than the storage takes it, waits, also for
-    one that is away.
+    Who gathers faster than the storage takes it, waits, also for one that is away. What goes ahead
+    of a checkpoint queues up instead: one of these is under way at a time.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Archiver:
         self._waiting = 0
         self._at = now()
         self._writer = writer
-        self._written: Future[None] | None = None
+        self._written: list[Future[None]] = []
 
     def keep(self, result: Result) -> None:
         """Gather what the pipeline wants archived."""
@@ -69,6 +69,7 @@ class Archiver:
     def tick(self) -> None:
         """Begin to write if enough is gathered, or has waited long enough."""
         if self._waiting >= ROWS or self._now() - self._at > SECONDS:
+            self._settle()
             self._begin(dict(self._rows))
             self._at = self._now()
 
@@ -86,18 +87,17 @@ class Archiver:
         self._waiting += table.num_rows
 
     def _begin(self, rows: _Rows) -> None:
-        self._settle()
         if rows:
-            self._written = self._writer.submit(_write, rows)
+            self._written.append(self._writer.submit(_write, rows))
         for place, tables in rows.items():
             self._waiting -= sum(table.num_rows for table in tables)
             del self._rows[place]
 
     def _settle(self) -> None:
-        """Wait for the write under way."""
-        written, self._written = self._written, None
-        if written is not None:
-            written.result()
+        """Wait for what is under way."""
+        written, self._written = self._written, []
+        for each in written:
+            each.result()
 
 
 def _write(rows: _Rows) -> None:

@@ -85,12 +85,29 @@ def test_a_storage_that_is_away_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_the_rows_of_one_partition_can_go_first(tmp_path: Path) -> None:
-    archiver = Archiver(Storage(tmp_path), ["payments"], writer(), Clock())
+    single = writer()
+    archiver = Archiver(Storage(tmp_path), ["payments"], single, Clock())
     archiver.keep(fitted(config()).process([fetch(list(payments(20)), partition=1)]))
     archiver.keep(kept())
     archiver.begin(Partition("payments", 1))
-    archiver.begin(Partition("payments", 1))  # waits for the write under way, and adds nothing
+    archiver.begin(Partition("payments", 1))  # has nothing to add
+    single.submit(bool).result()  # and so what was begun before is written
     table = record_archive(Storage(tmp_path), "payments").read()
     assert set(table["partition"].to_pylist()) == {1}
     archiver.flush()
     assert rows(tmp_path) == [*range(20), *range(20)]
+
+
+def test_a_checkpoint_does_not_wait_for_rows_under_way(tmp_path: Path) -> None:
+    single, gate = writer(), threading.Event()
+    archiver = Archiver(Storage(tmp_path), ["payments"], single, Clock())
+    result = kept()
+    single.submit(gate.wait, 10)  # a storage that takes its time
+    archiver.keep(result)
+    archiver.begin(result.archive[0][1])
+    archiver.keep(kept(first=20))
+    archiver.begin(result.archive[0][1])
+    assert rows(tmp_path) == []
+    gate.set()
+    archiver.flush()
+    assert rows(tmp_path) == list(range(40))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 
 import click
 import msgspec
@@ -21,6 +22,7 @@ from connectors.kafka.sink import KafkaSink
 from connectors.kafka.source import KafkaSource
 from connectors.storage import Storage, without_credentials
 from detectors import CATALOGUE, detector_class
+from detectors.capabilities import Capabilities
 from schemas import messages
 from schemas.config import Pipeline as Config
 
@@ -146,7 +148,8 @@ def tail(config: Config, what: str, stream: str | None, follow: bool, limit: int
 
 @click.command()
 @json_option
-def detectors(as_json: bool) -> None:
+@click.option("--markdown", is_flag=True, help="Print a table in Markdown.")
+def detectors(as_json: bool, markdown: bool) -> None:
     """List the detectors with what each can do.
 
     \b
@@ -157,12 +160,37 @@ def detectors(as_json: bool) -> None:
     if as_json:
         echo_json(found)
         return
+    if markdown:
+        click.echo(detector_table(found))
+        return
     for caps in found:
         labels = f", needs {caps.min_labels} labelled anomalies" if caps.min_labels else ""
         click.echo(
             f"{caps.name:14} {caps.supervision}, {'/'.join(caps.kinds)}, {caps.cost}, "
             f"survey {caps.section}{labels}"
         )
+
+
+def detector_table(found: Sequence[Capabilities]) -> str:
+    """Return a Markdown table of what each detector is and can do."""
+    rows = [
+        "| detector | survey, or paper | supervision | input | update | explains | cost |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for caps in found:
+        labels = f", {caps.min_labels}+ labels" if caps.min_labels else ""
+        parts = {"feature": caps.per_feature, "step": caps.per_step, "value": caps.gives_expected}
+        cells = [
+            f"`{caps.name}`",
+            f"§{caps.section}" if caps.section[0].isdigit() else caps.section,
+            caps.supervision + labels,
+            ", ".join(caps.kinds),
+            caps.partial_fit,
+            ", ".join(name for name, given in parts.items() if given) or "–",
+            caps.cost,
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 @click.command()

@@ -14,6 +14,7 @@ from schemas.errors import ArtefactError, DataError
 from schemas.nearest import nearest
 
 CATALOGUE: dict[str, str] = {
+    "cauchy": "detectors.cauchy:CauchyCombination",
     "count_vector": "detectors.count_vector:CountVector",
     "devnet": "detectors.devnet:DevNet",
     "ffp": "detectors.ffp:FutureFramePrediction",

@@ -269,12 +269,9 @@ class Detector(ABC):
             Before ``fit``.
         """
         shape = self._fitted()
-        state = {
-            "scaler.center": self._scaler.center,
-            "scaler.scale": self._scaler.scale,
-            **self._state(),
+        tensors = {
+            name: t.detach().to("cpu").contiguous().clone() for name, t in self.tensors().items()
         }
-        tensors = {name: t.detach().to("cpu").contiguous().clone() for name, t in state.items()}
         description = Description(
             self.caps.name, msgspec.Raw(msgspec.json.encode(self.config)), self.seed, shape
         )
@@ -287,13 +284,23 @@ class Detector(ABC):
         """Write the detector into the directory ``path``, which is replaced."""
         artefact.write(Path(path), self.to_files())
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that a score depends on, by name."""
+        scaler = {"scaler.center": self._scaler.center, "scaler.scale": self._scaler.scale}
+        return {**scaler, **self._state()}
+
+    def take_over(self, shape: Shape, tensors: dict[str, Tensor]) -> None:
+        """Go on with what :meth:`tensors` gave; ``KeyError`` if one is missing."""
+        tensors = dict(tensors)
+        self._scaler = RobustScaler(tensors.pop("scaler.center"), tensors.pop("scaler.scale"))
+        self.shape = shape
+        self._restore(tensors)
+
     def restore(self, description: Description, weights: bytes) -> Self:
         """Take over the state of a saved detector; returns itself."""
         state = {n: t.to(self.device) for n, t in safetensors.torch.load(weights).items()}
         try:
-            self._scaler = RobustScaler(state.pop("scaler.center"), state.pop("scaler.scale"))
-            self.shape = description.shape
-            self._restore(state)
+            self.take_over(description.shape, state)
         except (KeyError, RuntimeError) as error:
             self.shape = None
             msg = f"{WEIGHTS}: does not fit {self.caps.name}: {error}; fit the model again"

@@ -21,7 +21,9 @@ import click
 import pytest
 
 from agents.cli import eddy
+from agents.cli_tools import detector_table
 from connectors.synthetic import GENERATORS
+from detectors import CATALOGUE, detector_class
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -220,3 +222,8 @@ def test_every_named_file_and_folder_exists() -> None:
     paths = {name for name in named if name.split("/")[0] in roots}
     assert paths
     assert {name for name in paths if not (ROOT / name).exists()} == set()
+
+
+def test_the_table_of_detectors_is_that_of_the_catalogue() -> None:
+    caps = [detector_class(name).caps for name in sorted(CATALOGUE)]
+    assert detector_table(caps) in README, "run: eddy detectors --markdown"

@@ -17,6 +17,7 @@ from agents.bench.recovery import DELAY_LIMIT, RECOVERY_LIMIT, measure_recovery
 from agents.bench.scoring import measure_scoring
 from agents.bench.throughput import measure_throughput
 from agents.options import echo_json, json_option
+from detectors import CATALOGUE
 
 
 @click.group()
@@ -144,15 +145,22 @@ def keys(keys: int, memory: str, as_json: bool) -> None:
 @bench.command()
 @click.option("--windows", default=8192, show_default=True, help="Windows in a batch.")
 @click.option("--repeats", default=5, show_default=True, help="Runs of each; medians are given.")
+@click.option(
+    "--detector",
+    "names",
+    multiple=True,
+    type=click.Choice(sorted(CATALOGUE)),
+    help="Time this one, instead of all; may be given again.",
+)
 @json_option
-def scoring(windows: int, repeats: int, as_json: bool) -> None:
-    """Measure windows/s of lstm_ae beside a bare forward of the same network.
+def scoring(windows: int, repeats: int, names: tuple[str, ...], as_json: bool) -> None:
+    """Measure windows/s: lstm_ae beside a bare forward of its network, and every detector.
 
     \b
     Example:
-      eddy bench scoring --windows 8192
+      eddy bench scoring --detector pca --detector svdd
     """  # noqa: D301
-    found = measure_scoring(windows, repeats)
+    found = measure_scoring(windows, repeats, names or sorted(CATALOGUE), _say)
     _keep("scoring", found)
     if as_json:
         echo_json(found)
@@ -161,6 +169,9 @@ def scoring(windows: int, repeats: int, as_json: bool) -> None:
         value = getattr(found, name)
         click.echo(f"{name:9} {value:>9,.0f} windows/s  {value / found.bare:5.2f} x bare")
     click.echo(f"{found.machine}; {found.windows:,} windows, medians of {found.repeats}")
+    for speed in found.detectors:
+        rates = "  ".join(f"{rate:>11,.0f} at {size:,}" for size, rate in speed.rates.items())
+        click.echo(f"{speed.detector:14} {speed.cost:9} {speed.window:18} windows/s {rates}")
 
 
 @bench.command()

@@ -1,21 +1,26 @@
-"""Speed of a whole detector beside a bare forward of its network, side by side."""
+"""Speed of detectors: beside a bare forward of the network, and at several sizes of batch."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detectors.batch import as_batch
+from detectors.batch import WindowBatch, as_batch
+from detectors.capabilities import Capabilities
 from detectors.catalogue import create
-from detectors.detector import Budget
+from detectors.detector import UNLABELLED, Budget
 
 STEPS, FEATURES, HIDDEN = 32, 8, 64
 FIT_WINDOWS = 512
+FIT_ON = 2048
 
 
 class BareLstmAutoencoder(nn.Module):
@@ -72,3 +77,53 @@ def side_by_side(calls: list[Callable[[], object]], repeats: int) -> list[float]
             if turn:
                 found.append(time.perf_counter() - begin)
     return [statistics.median(found) for found in seconds]
+
+
+class Speed(NamedTuple):
+    """Median windows/s of a detector at each size of batch, and what a window is."""
+
+    detector: str
+    cost: str
+    window: str
+    rates: dict[int, float]
+
+
+SIZES = (1, 256, 8192)
+"""Batches that detectors are timed with: alone, a usual micro-batch, a backlog."""
+
+
+def speed_of(name: str, repeats: int, sizes: Sequence[int] = SIZES) -> Speed:
+    """Time a detector with default settings, barely trained, from raw windows to scores.
+
+    Windows are records of 64 numbers; where it takes none, series of 32 steps and 8 numbers, 32
+    events out of 30, or 6 categories out of 98.
+    """
+    detector = create(name, seed=0)
+    window, make = _window_for(detector.caps)
+    labels = None
+    if detector.caps.min_labels:
+        labels = np.full(FIT_ON, UNLABELLED)
+        labels[:30] = 1
+    detector.fit(make(FIT_ON), labels, budget=Budget(steps=20))
+    batches = [make(size) for size in sizes]
+    calls: list[Callable[[], object]] = [partial(detector.score, batch) for batch in batches]
+    seconds = side_by_side(calls, repeats)
+    rates = {size: size / s for size, s in zip(sizes, seconds, strict=True)}
+    return Speed(name, detector.caps.cost, window, rates)
+
+
+def _window_for(caps: Capabilities) -> tuple[str, Callable[[int], WindowBatch]]:
+    rng = np.random.default_rng(0)
+    if "record" in caps.kinds:
+        return "record, 64 numbers", lambda n: as_batch(rng.normal(size=(n, 64)))
+    if "series" in caps.kinds:
+        return "32 x 8 numbers", lambda n: as_batch(rng.normal(size=(n, STEPS, FEATURES)))
+    if "events" in caps.kinds:
+        return "32 events", lambda n: _categories(rng.integers(2, 32, size=(n, STEPS, 1)), 32)
+    return "6 categories", lambda n: _categories(rng.integers(2, 100, size=(n, 1, 6)), 100)
+
+
+def _categories(ids: NDArray[np.int64], vocab: int) -> WindowBatch:
+    n, steps, fields = ids.shape
+    mask = torch.ones(n, steps, dtype=torch.bool)
+    return WindowBatch(torch.zeros(n, steps, 0), torch.from_numpy(ids), mask, (vocab,) * fields)

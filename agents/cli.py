@@ -9,6 +9,7 @@ from importlib import metadata
 import click
 import structlog
 
+from agents.cli_accuracy import accuracy
 from agents.cli_audit import audit_command
 from agents.cli_bench import bench
 from agents.cli_broker import broker
@@ -39,6 +40,7 @@ def eddy(verbose: bool) -> None:
     )
 
 
+bench.add_command(accuracy)
 for _command in (
     audit_command,
     bench,

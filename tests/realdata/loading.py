@@ -6,83 +6,46 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from numpy.typing import NDArray
 
-from agents.templates import CodeCache
-from detectors import WindowBatch
-from detectors.vocabulary import Vocabulary
-from detectors.windows import Layout, WindowArrays, WindowEncoder
-
-Bools = NDArray[np.bool_]
-Rows = NDArray[np.int64]
+from agents.bench.accuracy.table import Bools, Rows, Table
+from detectors.windows import Layout, WindowArrays
 
 SESSION_STEPS = 64
 """Events of a session that are kept: what a pipeline file that says nothing else keeps."""
 
 
-def read(name: str) -> dict[str, list[Any]]:
-    """Read the columns of the data set ``name``; skips the test where it is missing."""
+def folder_of(name: str) -> Path:
+    """Return the folder that holds the data set ``name``; skips the test where it is missing."""
     root = os.environ.get("EDDY_DATA")
     if not root:
         pytest.skip("EDDY_DATA is not set: it names the folder of the public data sets")
     path = Path(root, f"{name}.parquet")
     if not path.is_file():
         pytest.skip(f"EDDY_DATA: {path} is missing")
+    return Path(root)
+
+
+def read(name: str) -> dict[str, list[Any]]:
+    """Read the columns of the data set ``name``."""
+    path = folder_of(name) / f"{name}.parquet"
     columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
     return columns
+
+
+def table(name: str, **options: Any) -> Table:
+    """Read labelled records."""
+    return Table.read(folder_of(name), name, **options)
 
 
 def place(text: str) -> float:
     """Place of a text in 0 .. 1 by its hash: a split that is the same on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
-
-
-@dataclass(frozen=True)
-class Table:
-    """Labelled records: numbers ``[n, F]``, category values, and which ``[n]`` are anomalies."""
-
-    names: tuple[str, ...]
-    numbers: NDArray[np.float32]
-    categories: Mapping[str, Sequence[str]]
-    anomalous: Bools
-
-    @classmethod
-    def read(
-        cls, name: str, *, label: str, categories: Sequence[str] = (), drop: Sequence[str] = ()
-    ) -> Table:
-        """Read a data set; every column that is not named here is a number."""
-        columns = read(name)
-        anomalous = np.array(columns.pop(label)) == 1
-        texts = {field: [str(value) for value in columns.pop(field)] for field in categories}
-        for unused in drop:
-            del columns[unused]
-        numbers = [np.array(column, dtype=np.float32) for column in columns.values()]
-        return cls(tuple(columns), np.stack(numbers, axis=1), texts, anomalous)
-
-    @cached_property
-    def windows(self) -> WindowArrays:
-        """The records as the pipeline keeps them: windows of one step, in random order."""
-        n = len(self.anomalous)
-        cat = np.empty((n, len(self.categories)), dtype=np.int32)
-        for field, values in enumerate(self.categories.values()):
-            cat[:, field] = CodeCache()(values)
-        one = np.ones(n, dtype=np.int64)
-        return WindowArrays(self.numbers[:, None], cat[:, None], one, np.arange(n))
-
-    def encoded(self, fit: Rows, test: Rows) -> tuple[WindowBatch, WindowBatch]:
-        """Both parts as a detector sees them, with the vocabularies of the part to fit on."""
-        layout = Layout("stream", "route", 1, self.names, tuple(self.categories), "record")
-        codes = self.windows.cat[fit, 0]
-        found = [Vocabulary.fit(codes[:, field]) for field in range(codes.shape[1])]
-        encode = WindowEncoder(layout, found)
-        return encode(self.windows[fit]), encode(self.windows[test])
 
 
 @dataclass(frozen=True)

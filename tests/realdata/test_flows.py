@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
+from agents.bench.accuracy.table import Rows, Table
 from detectors import create
-from tests.realdata.loading import Results, Rows, Table
+from tests.realdata.loading import Results
+from tests.realdata.loading import table as read_table
 
 pytestmark = pytest.mark.data
 
@@ -30,7 +32,7 @@ Floats = NDArray[np.float64]
 
 
 def unsw_nb15() -> Table:
-    return Table.read(
+    return read_table(
         "unsw_nb15/unsw_nb15_82332",
         label="label",
         categories=("proto", "service", "state"),
@@ -39,7 +41,7 @@ def unsw_nb15() -> Table:
 
 
 def kdd99() -> Table:
-    return Table.read(
+    return read_table(
         "kdd99/kddcup_10_percent",
         label="label",
         categories=("protocol_type", "service", "flag"),

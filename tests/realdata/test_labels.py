@@ -13,8 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from agents.bench.accuracy.table import Rows, Table
 from detectors import create
-from tests.realdata.loading import Results, Rows, Table
+from tests.realdata.loading import Results
+from tests.realdata.loading import table as read_table
 
 pytestmark = pytest.mark.data
 
@@ -41,7 +43,7 @@ def split(table: Table, seed: int) -> tuple[Rows, NDArray[np.int8], Rows]:
 
 @pytest.mark.slow
 def test_thirty_labels_teach_devnet_what_the_paper_reports(show: Callable[[str], None]) -> None:
-    table = Table.read("devnet/annthyroid_21feat_normalised", label="class")
+    table = read_table("devnet/annthyroid_21feat_normalised", label="class")
     results = Results()
     results.add("paper", PUBLISHED)
     for seed in SEEDS:

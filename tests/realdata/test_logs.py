@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from agents.bench.accuracy.table import Rows
 from agents.metrics import detection_metrics
 from agents.records import Floats
 from agents.tail import Tail
 from detectors.model import FULL, Model
-from tests.realdata.loading import Results, Rows, Sessions, place
+from tests.realdata.loading import Results, Sessions, place
 
 pytestmark = pytest.mark.data
 

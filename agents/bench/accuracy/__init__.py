@@ -1,0 +1,1 @@
+"""How well detectors rank public labelled data, beside those of other libraries."""

@@ -1,0 +1,63 @@
+"""The command that measures how accurate detectors are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from agents.bench.accuracy.cells import cell
+from agents.bench.accuracy.methods import methods_for
+from agents.bench.accuracy.report import report
+from agents.bench.accuracy.tasks import SUITES, TASKS
+from agents.cli_bench import FOLDER
+from agents.options import echo_json, json_option
+
+
+@click.command()
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the public data sets.",
+)
+@click.option(
+    "--suite", "suites", multiple=True, type=click.Choice(SUITES), help="All, by default."
+)
+@click.option("--method", "names", multiple=True, help="A detector, or a peer such as pyod:ecod.")
+@click.option("--seeds", default=3, show_default=True, help="Repetitions.")
+@click.option("--rows", default=20_000, show_default=True, help="Rows to fit on, and to test.")
+@click.option("--seconds", default=60.0, show_default=True, help="Time of a fit.")
+@json_option
+def accuracy(
+    data: Path,
+    suites: tuple[str, ...],
+    names: tuple[str, ...],
+    seeds: int,
+    rows: int,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Measure how well detectors rank public labelled data, beside those of pyod.
+
+    Each result is kept in a file under .eddy/bench/accuracy and not measured again.
+
+    \b
+    Example:
+      eddy bench accuracy --data DATA --suite records --method knn --method pyod:ecod
+    """  # noqa: D301
+    tasks = [task for task in TASKS if task.suite in (suites or SUITES)]
+    for task in tasks:
+        task.find(data)
+    found = []
+    for task in tasks:
+        for name in names or methods_for(task.suite):
+            for seed in range(seeds):
+                one = cell(FOLDER / "accuracy", data, task, name, seed, rows, seconds)
+                what = one.failure or f"{one.average_precision:.3f}"
+                click.echo(f"{task.suite}/{task.name} {name} {seed}: {what}", err=True)
+                found.append(one)
+    if as_json:
+        echo_json(found)
+    else:
+        click.echo(report(found))

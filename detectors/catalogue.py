@@ -15,6 +15,7 @@ from schemas.nearest import nearest
 
 CATALOGUE: dict[str, str] = {
     "cauchy": "detectors.cauchy:CauchyCombination",
+    "cnn_ae": "detectors.cnn_ae:CnnAutoencoder",
     "count_vector": "detectors.count_vector:CountVector",
     "devnet": "detectors.devnet:DevNet",
     "ffp": "detectors.ffp:FutureFramePrediction",

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
-from detectors.detector import Budget, Detector
-from detectors.loops.deviance import Deviance
 from detectors.loops.pooling import Pool
-from detectors.loops.reconstruction import reconstruct
-from detectors.loops.training import Count, Positive, Run, Share, Stage, Training, gentle, split
+from detectors.loops.training import Count, Positive, Share, Training
 from detectors.nets.embedding import SequenceInput
 from detectors.nets.heads import Guess, WindowHead
 from detectors.nets.lstm import LstmDecoder, LstmEncoder
-from detectors.nets.modules import load_module, module_state
 from detectors.nets.recurrent import reverse_real
-from detectors.scores import Explain, Scores
+from detectors.sequence_autoencoder import RebuildingNet, SequenceAutoencoder
 
 
-class LstmAutoencoderNet(nn.Module):
+class LstmAutoencoderNet(RebuildingNet):
     """Reads a window into a code and tells it again from the code, last step first."""
 
     def __init__(self, features: int, vocab: tuple[int, ...], hidden: int) -> None:
@@ -37,7 +31,7 @@ class LstmAutoencoderNet(nn.Module):
         return guess
 
 
-class LstmAutoencoder(Detector):
+class LstmAutoencoder(SequenceAutoencoder):
     """Reconstruction of a window from the state of an LSTM that has read it.
 
     An encoder reads ``x_1 .. x_T``; a decoder emits the window backwards from the last state. The
@@ -100,42 +94,3 @@ class LstmAutoencoder(Detector):
         shape = self._fitted()
         net = LstmAutoencoderNet(shape.features, shape.vocab, self.config.hidden)
         return net.to(self.device)
-
-    def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self._net = self._build()
-        self._net.head.learn_novelty(data)
-        self._deviance = self._learn(data, self.config, budget, self.seed)
-
-    def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        newer = self._learn(data, gentle(self.config), budget, self.seed + 1)
-        self._deviance = self._deviance.updated(newer)
-
-    def _learn(self, data: WindowBatch, settings: Training, budget: Budget, seed: int) -> Deviance:
-        run = Run(seed, budget, self.report)
-        early, late = split(data)
-        reconstruct(Stage(self._net, settings, run), early, late)
-        deviance = Deviance.fit(
-            self._net,
-            late,
-            self.config.pooling,
-            batch=settings.batch,
-            trim=settings.trim,
-            by_position=False,
-        )
-        return deviance
-
-    def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        guess = self._net(data)
-        steps = self._deviance.steps(guess, data)
-        score = self._deviance.pooling(steps, data.mask)
-        if explain == "none":
-            return Scores(score)
-        return Scores(score, steps, self._deviance.fields(guess, data), guess.num)
-
-    def _state(self) -> dict[str, Tensor]:
-        return {**module_state(self._net, "net."), **self._deviance.state("deviance.")}
-
-    def _restore(self, state: dict[str, Tensor]) -> None:
-        self._deviance = Deviance.from_state(state, "deviance.", self.config.pooling)
-        self._net = self._build()
-        load_module(self._net, state, "net.")

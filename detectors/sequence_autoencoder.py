@@ -1,0 +1,72 @@
+"""What autoencoders of sequences share: all but the network."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor, nn
+
+from detectors.batch import WindowBatch
+from detectors.detector import Budget, Detector
+from detectors.loops.deviance import Deviance
+from detectors.loops.reconstruction import reconstruct
+from detectors.loops.training import Run, Stage, Training, gentle, split
+from detectors.nets.heads import WindowHead
+from detectors.nets.modules import load_module, module_state
+from detectors.scores import Explain, Scores
+
+
+class RebuildingNet(nn.Module):
+    """A network from windows to :class:`detectors.nets.heads.Guess`, through its ``head``."""
+
+    head: WindowHead
+
+
+class SequenceAutoencoder(Detector):
+    """Learns to rebuild windows; scores the deviance of what it gets wrong, step by step.
+
+    Subclasses provide the network, and a ``Config`` with ``pooling``.
+    """
+
+    @abstractmethod
+    def _build(self) -> RebuildingNet:
+        """Make the untrained network on the detector's device."""
+
+    def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
+        self._net = self._build()
+        self._net.head.learn_novelty(data)
+        self._deviance = self._learn(data, self.config, budget, self.seed)
+
+    def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
+        newer = self._learn(data, gentle(self.config), budget, self.seed + 1)
+        self._deviance = self._deviance.updated(newer)
+
+    def _learn(self, data: WindowBatch, settings: Training, budget: Budget, seed: int) -> Deviance:
+        run = Run(seed, budget, self.report)
+        early, late = split(data)
+        reconstruct(Stage(self._net, settings, run), early, late)
+        deviance = Deviance.fit(
+            self._net,
+            late,
+            self.config.pooling,
+            batch=settings.batch,
+            trim=settings.trim,
+            by_position=False,
+        )
+        return deviance
+
+    def _score(self, data: WindowBatch, explain: Explain) -> Scores:
+        guess = self._net(data)
+        steps = self._deviance.steps(guess, data)
+        score = self._deviance.pooling(steps, data.mask)
+        if explain == "none":
+            return Scores(score)
+        return Scores(score, steps, self._deviance.fields(guess, data), guess.num)
+
+    def _state(self) -> dict[str, Tensor]:
+        return {**module_state(self._net, "net."), **self._deviance.state("deviance.")}
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        self._deviance = Deviance.from_state(state, "deviance.", self.config.pooling)
+        self._net = self._build()
+        load_module(self._net, state, "net.")

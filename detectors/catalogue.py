@@ -16,6 +16,7 @@ from schemas.nearest import nearest
 CATALOGUE: dict[str, str] = {
     "count_vector": "detectors.count_vector:CountVector",
     "devnet": "detectors.devnet:DevNet",
+    "ecod": "detectors.ecod:EmpiricalTails",
     "ffp": "detectors.ffp:FutureFramePrediction",
     "iforest": "detectors.iforest:IsolationForest",
     "knn": "detectors.knn:NearestNeighbours",

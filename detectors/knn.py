@@ -12,6 +12,7 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
+from detectors.loops.reservoir import last_taken, slots_of_sample
 from detectors.scores import Explain, Scores
 
 GROUP = 64
@@ -125,17 +126,13 @@ class NearestNeighbours(Detector):
 
     def _draw(self, count: int, seen: int) -> Tensor:
         """``[memory]``: which of ``count`` new windows each slot takes, -1 where none."""
-        size, order = len(self._memory), torch.arange(count)
+        size = len(self._memory)
         if self.config.replace == "oldest":
-            slots = (self._oldest + order) % size
+            slots = (self._oldest + torch.arange(count)) % size
             self._oldest = (self._oldest + count) % size
         else:
-            # the number of windows seen makes the draws of consecutive calls differ
-            generator = torch.Generator().manual_seed(self.seed + seen)
-            chance = torch.rand(count, generator=generator, dtype=torch.float64)
-            slots = (chance * (seen + order + 1)).long()
-        order, slots = order[slots < size], slots[slots < size]
-        return torch.full((size,), -1).scatter_reduce(0, slots, order, "amax")
+            slots = slots_of_sample((count,), seen, self.seed)
+        return last_taken(slots, size)
 
     def _derive(self) -> None:
         """Lay the memory out for the search: columns, and squared norms of all beginnings.

@@ -1,0 +1,38 @@
+"""Uniform samples of bounded size from streams of unknown length."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def slots_of_sample(shape: tuple[int, ...], seen: int, seed: int) -> Tensor:
+    """Draw the slot that each of ``shape[-1]`` new windows takes in a full sample.
+
+    Parameters
+    ----------
+    shape
+        ``(n,)``, or ``(g, n)`` for ``g`` independent samples of the same stream.
+    seen
+        Windows before these. It is part of the seed, so that consecutive calls draw anew.
+
+    Returns
+    -------
+    Tensor
+        ``shape``, int64, uniform below the number of windows so far. A slot beyond the size of
+        the sample means that the window is not taken.
+
+    References
+    ----------
+    Vitter 1985, *Random sampling with a reservoir* (algorithm R).
+    """
+    generator = torch.Generator().manual_seed(seed + seen)
+    chance = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return (chance * (seen + torch.arange(shape[-1]) + 1)).long()
+
+
+def last_taken(slots: Tensor, size: int) -> Tensor:
+    """Return ``[size]``: which window each slot holds after all ``slots [n]``, -1 if none."""
+    order = torch.arange(len(slots))
+    inside = slots < size
+    return torch.full((size,), -1).scatter_reduce(0, slots[inside], order[inside], "amax")

@@ -18,6 +18,7 @@ CATALOGUE: dict[str, str] = {
     "devnet": "detectors.devnet:DevNet",
     "ecod": "detectors.ecod:EmpiricalTails",
     "ffp": "detectors.ffp:FutureFramePrediction",
+    "hst": "detectors.hst:HalfSpaceTrees",
     "iforest": "detectors.iforest:IsolationForest",
     "knn": "detectors.knn:NearestNeighbours",
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",

@@ -21,6 +21,7 @@ CATALOGUE: dict[str, str] = {
     "hst": "detectors.hst:HalfSpaceTrees",
     "iforest": "detectors.iforest:IsolationForest",
     "knn": "detectors.knn:NearestNeighbours",
+    "loda": "detectors.loda:Loda",
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",
     "pca": "detectors.pca:PrincipalComponents",
     "svdd": "detectors.svdd:DeepSvdd",

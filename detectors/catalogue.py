@@ -20,6 +20,7 @@ CATALOGUE: dict[str, str] = {
     "ffp": "detectors.ffp:FutureFramePrediction",
     "hst": "detectors.hst:HalfSpaceTrees",
     "iforest": "detectors.iforest:IsolationForest",
+    "kmeans_ad": "detectors.kmeans_ad:KMeans",
     "knn": "detectors.knn:NearestNeighbours",
     "loda": "detectors.loda:Loda",
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",

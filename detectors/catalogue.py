@@ -25,6 +25,7 @@ CATALOGUE: dict[str, str] = {
     "loda": "detectors.loda:Loda",
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",
     "pca": "detectors.pca:PrincipalComponents",
+    "poly": "detectors.poly:LocalPolynomial",
     "svdd": "detectors.svdd:DeepSvdd",
 }
 

@@ -26,6 +26,7 @@ CATALOGUE: dict[str, str] = {
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",
     "pca": "detectors.pca:PrincipalComponents",
     "poly": "detectors.poly:LocalPolynomial",
+    "rcf": "detectors.rcf:RandomCutForest",
     "svdd": "detectors.svdd:DeepSvdd",
 }
 

@@ -32,7 +32,7 @@ def slots_of_sample(shape: tuple[int, ...], seen: int, seed: int) -> Tensor:
 
 
 def last_taken(slots: Tensor, size: int) -> Tensor:
-    """Return ``[size]``: which window each slot holds after all ``slots [n]``, -1 if none."""
-    order = torch.arange(len(slots))
-    inside = slots < size
-    return torch.full((size,), -1).scatter_reduce(0, slots[inside], order[inside], "amax")
+    """Return ``[..., size]``: which window each slot holds after all ``slots [..., n]``, or -1."""
+    order = torch.arange(slots.shape[-1]).expand_as(slots)
+    taken = torch.full((*slots.shape[:-1], size + 1), -1)  # the last one is for those left out
+    return taken.scatter_reduce(-1, slots.clamp(max=size), order, "amax")[..., :size]

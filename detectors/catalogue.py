@@ -24,6 +24,7 @@ CATALOGUE: dict[str, str] = {
     "knn": "detectors.knn:NearestNeighbours",
     "loda": "detectors.loda:Loda",
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",
+    "online_iforest": "detectors.online_iforest:OnlineIsolationForest",
     "pca": "detectors.pca:PrincipalComponents",
     "poly": "detectors.poly:LocalPolynomial",
     "rcf": "detectors.rcf:RandomCutForest",

@@ -12,7 +12,7 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
-from detectors.loops.reservoir import last_taken, slots_of_sample
+from detectors.loops.reservoir import absorb, slots_of_sample
 from detectors.scores import Explain, Scores
 
 
@@ -82,15 +82,12 @@ class EmpiricalTails(Detector):
         self._derive()
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        rows, lengths = self._input.flatten(data, self._steps), data.lengths
-        free = self.config.memory - len(self._memory)
-        self._memory = torch.cat([self._memory, rows[:free]])
-        self._lengths = torch.cat([self._lengths, lengths[:free]])
-        rows, lengths = rows[free:], lengths[free:]
-        slots = slots_of_sample((len(rows),), self._seen + free, self.seed)
-        last = last_taken(slots, len(self._memory)).to(rows.device)
-        hit = last >= 0
-        self._memory[hit], self._lengths[hit] = rows[last[hit]], lengths[last[hit]]
+        self._memory, self._lengths = absorb(
+            (self._memory, self._lengths),
+            (self._input.flatten(data, self._steps), data.lengths),
+            self.config.memory,
+            lambda count, free: slots_of_sample((count,), self._seen + free, self.seed),
+        )
         self._seen += len(data)
         self._derive()
 

@@ -56,11 +56,11 @@ class Loda(Detector):
 
     References
     ----------
-    Pevny 2016, *Loda: lightweight on-line detector of anomalies* (sections 3.1 to 3.3; 3.4 for
-    the explanation). No detector of the survey (Pang et al. 2020); as an ensemble over random
-    subspaces it belongs to section 5.2. Adaptations: a fixed number of bins, counts start at 1/2,
-    log probabilities are interpolated between the centres of bins, so that a score does not hang
-    on rounding; entries under padding are read as medians.
+    Pevny 2016, *Loda: lightweight on-line detector of anomalies* (histograms of sparse
+    projections, their explanation by t statistics). No detector of the survey (Pang et al. 2020);
+    as an ensemble over random subspaces it belongs to section 5.2. Adaptations: a fixed number of
+    bins, counts start at 1/2, log probabilities are interpolated between the centres of bins, so
+    that a score does not hang on rounding; entries under padding are read as medians.
     """
 
     caps = Capabilities(

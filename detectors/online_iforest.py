@@ -51,7 +51,7 @@ class OnlineIsolationForest(Detector):
 
     References
     ----------
-    Leveni et al. 2024, *Online isolation forest* (algorithms 1 to 4). No detector of the survey
+    Leveni et al. 2024, *Online isolation forest* (adaptive growth). No detector of the survey
     (Pang et al. 2020); it belongs beside isolation in section 5.2.2. Adaptations: windows are
     learned and forgotten a batch at a time; a new node's windows are counted in what is kept,
     where the original draws made-up ones from its range; attribution by gains; entries under

@@ -53,8 +53,8 @@ class RandomCutForest(Detector):
     References
     ----------
     Guha et al. 2016, *Robust random cut forest based anomaly detection on streams* (definition 1
-    for the trees, algorithm 2 for the insertion, section 3 for the displacement). No detector of
-    the survey (Pang et al. 2020); it belongs beside isolation in section 5.2.2. Adaptations:
+    for the trees, algorithm 2 for the insertion; collusive displacement). No detector of the
+    survey (Pang et al. 2020); it belongs beside isolation in section 5.2.2. Adaptations:
     scored windows are not inserted; the expectation over the insertion is taken in closed form,
     given the trees, so that a score is not random. An update draws which windows each sample
     exchanges (Vitter 1985) and grows the trees anew, which has the same distribution as the
@@ -82,7 +82,7 @@ class RandomCutForest(Detector):
         trees: Annotated[int, msgspec.Meta(ge=1)] = 40
         sample: Annotated[int, msgspec.Meta(ge=1)] = 256
 
-    chunk = 256  # windows are compared with the boxes of all trees at once
+    chunk = 512  # windows are compared with the boxes of all trees at once
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._input = RecordInput.fit(data)
@@ -167,7 +167,8 @@ class _Forest:
         span = (self.high - self.low).sum(dim=1)
         ends = self.left == torch.arange(len(self.left), device=x.device)
         for _ in range(self.depth):
-            outside = (self.low[node] - x).clamp(min=0) + (x - self.high[node]).clamp(min=0)
+            low, high = (_rows(bound, node) for bound in (self.low, self.high))
+            outside = (x - torch.minimum(torch.maximum(x, low), high)).abs()
             reach = outside.sum(dim=2)
             leaves = stays * reach / (reach + span[node]).clamp(min=TINY)
             added = leaves * torch.maximum(largest, self.size[node])
@@ -186,6 +187,11 @@ class _Forest:
             largest = torch.maximum(largest, torch.where(end, 0.0, ratio))
             node = child
         return expected.mean(dim=0), blame / self.trees
+
+
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    """Return ``table[index]``, ``[G, B, D]``; on one core the fastest of the ways to say it."""
+    return table.index_select(0, index.reshape(-1)).view(*index.shape, -1)
 
 
 def _grow(samples: Tensor, generator: torch.Generator) -> _Forest:

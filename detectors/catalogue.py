@@ -18,11 +18,18 @@ CATALOGUE: dict[str, str] = {
     "cnn_ae": "detectors.cnn_ae:CnnAutoencoder",
     "count_vector": "detectors.count_vector:CountVector",
     "devnet": "detectors.devnet:DevNet",
+    "ecod": "detectors.ecod:EmpiricalTails",
     "ffp": "detectors.ffp:FutureFramePrediction",
+    "hst": "detectors.hst:HalfSpaceTrees",
     "iforest": "detectors.iforest:IsolationForest",
+    "kmeans_ad": "detectors.kmeans_ad:KMeans",
     "knn": "detectors.knn:NearestNeighbours",
+    "loda": "detectors.loda:Loda",
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",
+    "online_iforest": "detectors.online_iforest:OnlineIsolationForest",
     "pca": "detectors.pca:PrincipalComponents",
+    "poly": "detectors.poly:LocalPolynomial",
+    "rcf": "detectors.rcf:RandomCutForest",
     "svdd": "detectors.svdd:DeepSvdd",
 }
 

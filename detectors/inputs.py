@@ -15,6 +15,7 @@ from torch import Tensor
 from detectors.batch import NEW, PAD, WindowBatch
 from detectors.detector import Shape
 from detectors.scaling import CLIP
+from detectors.scores import Scores
 from schemas.errors import ShapeError
 
 ONE_HOT_MAX = 64
@@ -97,6 +98,17 @@ class RecordInput:
             return share
         numbers, *fields = torch.split(share, self._widths, dim=-1)
         return torch.cat([numbers, *(part.sum(dim=-1, keepdim=True) for part in fields)], dim=-1)
+
+    def explained(self, data: WindowBatch, score: Tensor, share: Tensor) -> Scores:
+        """Spread scores ``[B]`` over steps and fields by shares ``[B, steps * E]`` of columns.
+
+        Negative shares of a field count as none; what stands under the mask gets none.
+        """
+        share = share.view(len(data), -1, self.columns)[:, : data.steps]
+        feature = self.attribute(share.masked_fill(~data.mask.unsqueeze(-1), 0.0)).clamp(min=0)
+        total = feature.sum(dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
+        feature = feature / total[:, None, None] * score[:, None, None]
+        return Scores(score, feature.sum(dim=2), feature)
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Everything learned, as tensors whose names start with ``prefix``."""

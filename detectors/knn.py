@@ -12,6 +12,7 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
+from detectors.loops.reservoir import absorb, slots_of_sample
 from detectors.scores import Explain, Scores
 
 GROUP = 64
@@ -112,30 +113,23 @@ class NearestNeighbours(Detector):
         self._derive()
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        rows, lengths = self._input.flatten(data, self._steps), data.lengths
-        free = self.config.memory - len(self._memory)
-        self._memory = torch.cat([self._memory, rows[:free]])
-        self._lengths = torch.cat([self._lengths, lengths[:free]])
-        rows, lengths = rows[free:], lengths[free:]
-        last = self._draw(len(rows), self._seen + free).to(rows.device)
-        hit = last >= 0
-        self._memory[hit], self._lengths[hit] = rows[last[hit]], lengths[last[hit]]
+        self._memory, self._lengths = absorb(
+            (self._memory, self._lengths),
+            (self._input.flatten(data, self._steps), data.lengths),
+            self.config.memory,
+            self._slots,
+        )
         self._seen += len(data)
         self._derive()
 
-    def _draw(self, count: int, seen: int) -> Tensor:
-        """``[memory]``: which of ``count`` new windows each slot takes, -1 where none."""
-        size, order = len(self._memory), torch.arange(count)
-        if self.config.replace == "oldest":
-            slots = (self._oldest + order) % size
-            self._oldest = (self._oldest + count) % size
-        else:
-            # the number of windows seen makes the draws of consecutive calls differ
-            generator = torch.Generator().manual_seed(self.seed + seen)
-            chance = torch.rand(count, generator=generator, dtype=torch.float64)
-            slots = (chance * (seen + order + 1)).long()
-        order, slots = order[slots < size], slots[slots < size]
-        return torch.full((size,), -1).scatter_reduce(0, slots, order, "amax")
+    def _slots(self, count: int, free: int) -> Tensor:
+        """``[count]``: the slot that each new window takes after the first ``free`` found room."""
+        size = self.config.memory
+        if self.config.replace == "reservoir":
+            return slots_of_sample((count,), self._seen + free, self.seed)
+        slots: Tensor = (self._oldest + torch.arange(count)) % size
+        self._oldest = (self._oldest + count) % size
+        return slots
 
     def _derive(self) -> None:
         """Lay the memory out for the search: columns, and squared norms of all beginnings.

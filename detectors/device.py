@@ -19,3 +19,8 @@ def pick_device(name: str) -> str:
         msg = f"scoring.device: {name!r}, but there is no CUDA device here; use auto or cpu"
         raise SetupError(msg)
     return name
+
+
+def on_one_core() -> None:
+    """Keep this process on one core of the CPU, for times that compare."""
+    torch.set_num_threads(1)

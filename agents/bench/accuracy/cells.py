@@ -9,11 +9,11 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 
 from agents.bench.accuracy.methods import run
 from agents.bench.accuracy.tasks import Task
 from agents.metrics import detection_metrics
+from detectors.device import on_one_core
 from schemas.errors import EddyError
 
 GRACE = 10.0
@@ -92,7 +92,7 @@ def _apart(empty: Cell, task: Task, data: Path) -> Cell:
 
 
 def _measure(answer: Connection, empty: Cell, task: Task, data: Path) -> None:
-    torch.set_num_threads(1)
+    on_one_core()
     table = task.read(data)
     split = task.divide(table, empty.seed, empty.rows)
     before = _memory()

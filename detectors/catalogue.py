@@ -29,6 +29,7 @@ CATALOGUE: dict[str, str] = {
     "online_iforest": "detectors.online_iforest:OnlineIsolationForest",
     "pca": "detectors.pca:PrincipalComponents",
     "poly": "detectors.poly:LocalPolynomial",
+    "prenet": "detectors.prenet:PReNet",
     "rcf": "detectors.rcf:RandomCutForest",
     "svdd": "detectors.svdd:DeepSvdd",
 }

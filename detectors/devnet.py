@@ -5,28 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-import torch
 from torch import Tensor, nn
 
-from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
-from detectors.detector import Budget, Detector
-from detectors.inputs import RecordInput
+from detectors.few_labels import FewLabels
 from detectors.loops.deviation import Prior, deviate
-from detectors.loops.training import Count, Positive, Run, Stage, Training, gentle
+from detectors.loops.training import Count, Positive, Stage, Training
 from detectors.nets.mlp import mlp
-from detectors.nets.modules import load_module, module_state
-from detectors.scores import Explain, Scores
-
-KEPT_ANOMALIES = 1024
-"""Labelled anomalies, the latest ones, that are kept for updates: forgetting them would undo what
-analysts taught."""
-
-KEPT_OTHERS = 2048
-"""Unlabelled windows kept for updates; without them a handful of labels alone would be learned."""
 
 
-class DevNet(Detector):
+class DevNet(FewLabels):
     """Score ``tau(x)`` in standard deviations from what normal instances get.
 
     A network maps a flattened window to one number. Training draws unlabelled windows, taken as
@@ -95,42 +83,9 @@ class DevNet(Detector):
         sources=("FEWLABELS",),
     )
 
-    def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self._input = RecordInput.fit(data)
-        self._net = self._build()
-        empty = data.num.new_zeros((0, self._width()))
-        self._anomalies, self._others = empty, empty
-        self._learn(data, labels, self.config, Run(self.seed, budget, self.report))
-
-    def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        # the full learning rate: a tenth of it would not let a new label be seen to work
-        settings = msgspec.structs.replace(
-            gentle(self.config), learning_rate=self.config.learning_rate
-        )
-        self._learn(data, labels, settings, Run(self.seed + 1, budget, self.report))
-
-    def _learn(
-        self, data: WindowBatch, labels: Tensor | None, settings: Training, run: Run
-    ) -> None:
-        """Train on new windows and remembered ones, then renew the memory."""
-        rows = self._input.flatten(data, self._fitted().steps)
-        anomalous = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-        if labels is not None:
-            anomalous = labels == 1
-        anomalies = torch.cat([self._anomalies, rows[anomalous]])
-        others = torch.cat([self._others, rows[~anomalous]])
-        if len(anomalies) and len(others):
-            stage = Stage(self._net, settings, run, groups=self._groups())
-            prior = Prior(margin=self.config.margin)
-            deviate(stage, others, anomalies, prior, self._tau)
-        self._anomalies = anomalies[-KEPT_ANOMALIES:]
-        generator = torch.Generator().manual_seed(run.seed)
-        kept = torch.randperm(len(others), generator=generator)[:KEPT_OTHERS]
-        self._others = others[kept.sort().values.to(others.device)]
-
     def _groups(self) -> list[dict[str, object]]:
         """Decay of twice ``l2``, the gradient of ``l2 ||W||²``, on hidden kernels only."""
-        layers = [layer for layer in self._net if isinstance(layer, nn.Linear)]
+        layers = [layer for layer in self._net.children() if isinstance(layer, nn.Linear)]
         kernels = [layer.weight for layer in layers[:-1]]
         rest = [layer.bias for layer in layers] + [layers[-1].weight]
         return [
@@ -143,35 +98,8 @@ class DevNet(Detector):
         scores: Tensor = self._net(rows).squeeze(-1)
         return scores
 
-    def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        steps = self._fitted().steps
-        rows = self._input.flatten(data, steps)
-        score = self._tau(rows)
-        if explain == "none":
-            return Scores(score)
-        with torch.inference_mode(False), torch.enable_grad():
-            inputs = rows.clone().requires_grad_()
-            gradient = torch.autograd.grad(self._tau(inputs).sum(), inputs)[0]
-        share = (gradient * rows).abs().view(len(rows), steps, -1)[:, : data.steps]
-        fields = self._input.attribute(share)
-        return Scores(score, fields.sum(dim=-1), fields)
-
-    def _width(self) -> int:
-        return self._fitted().steps * self._input.columns
+    def _teach(self, stage: Stage, others: Tensor, anomalies: Tensor) -> None:
+        deviate(stage, others, anomalies, Prior(margin=self.config.margin), self._tau)
 
     def _build(self) -> nn.Sequential:
         return mlp([self._width(), *self.config.hidden, 1]).to(self.device)
-
-    def _state(self) -> dict[str, Tensor]:
-        return {
-            **self._input.state("input."),
-            **module_state(self._net, "net."),
-            "anomalies": self._anomalies,
-            "others": self._others,
-        }
-
-    def _restore(self, state: dict[str, Tensor]) -> None:
-        self._input = RecordInput.from_state(state, "input.", self._fitted())
-        self._anomalies, self._others = state["anomalies"], state["others"]
-        self._net = self._build()
-        load_module(self._net, state, "net.")

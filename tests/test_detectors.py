@@ -15,6 +15,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "devnet": (Budget(steps=100), {}),
     "ffp": (Budget(steps=100), {}),
     "lstm_ae": (Budget(steps=400), {"hidden": 32, "learning_rate": 1e-2, "batch": 64}),
+    "prenet": (Budget(steps=200), {}),
     "svdd": (Budget(steps=400), {"hidden": 32, "code": 16, "batch": 64}),
 }
 

@@ -11,7 +11,8 @@ from detectors import Budget
 from detectors.checks.sense import ranking
 from detectors.checks.sources import Sample, sample
 from detectors.checks.subject import join, small
-from detectors.devnet import KEPT_ANOMALIES, KEPT_OTHERS, DevNet
+from detectors.devnet import DevNet
+from detectors.few_labels import KEPT_ANOMALIES, KEPT_OTHERS
 from detectors.loops.deviation import Prior, deviation_loss, half_and_half
 
 TRAIN = Budget(steps=200)

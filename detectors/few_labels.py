@@ -1,0 +1,116 @@
+"""What detectors that learn from a few labelled anomalies share: all but network and loss."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from detectors.batch import WindowBatch
+from detectors.detector import Budget, Detector
+from detectors.inputs import RecordInput
+from detectors.loops.training import Run, Stage, Training, gentle
+from detectors.nets.modules import load_module, module_state
+from detectors.scores import Explain, Scores
+
+KEPT_ANOMALIES = 1024
+"""Labelled anomalies, the latest ones, that are kept for updates: forgetting them would undo what
+analysts taught."""
+
+KEPT_OTHERS = 2048
+"""Unlabelled windows kept for updates; without them a handful of labels alone would be learned."""
+
+
+class FewLabels(Detector):
+    """Flattened windows, a memory of labelled and other ones, and gradients as explanations.
+
+    Labelled normals count as unlabelled. Subclasses provide the network, how it is taught, and the
+    scores that it gives.
+    """
+
+    _net: nn.Module
+
+    @abstractmethod
+    def _build(self) -> nn.Module:
+        """Make the untrained network for ``self._width()`` columns, on the detector's device."""
+
+    @abstractmethod
+    def _teach(self, stage: Stage, others: Tensor, anomalies: Tensor) -> None:
+        """Train on ``[N, D]`` unlabelled and ``[A, D]`` anomalous rows, of which there are some."""
+
+    @abstractmethod
+    def _tau(self, rows: Tensor) -> Tensor:
+        """``[B, D]`` to scores ``[B]``."""
+
+    @abstractmethod
+    def _groups(self) -> list[dict[str, object]]:
+        """Parameter groups of the optimiser."""
+
+    def _derive(self) -> None:
+        """Work out what scores need of the memory; called after learning and after loading."""
+
+    def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
+        self._input = RecordInput.fit(data)
+        self._net = self._build()
+        empty = data.num.new_zeros((0, self._width()))
+        self._anomalies, self._others = empty, empty
+        self._learn(data, labels, self.config, Run(self.seed, budget, self.report))
+
+    def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
+        # the full learning rate: a tenth of it would not let a new label be seen to work
+        settings = msgspec.structs.replace(
+            gentle(self.config), learning_rate=self.config.learning_rate
+        )
+        self._learn(data, labels, settings, Run(self.seed + 1, budget, self.report))
+
+    def _learn(
+        self, data: WindowBatch, labels: Tensor | None, settings: Training, run: Run
+    ) -> None:
+        """Train on new windows and remembered ones, then renew the memory."""
+        rows = self._input.flatten(data, self._fitted().steps)
+        anomalous = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        if labels is not None:
+            anomalous = labels == 1
+        anomalies = torch.cat([self._anomalies, rows[anomalous]])
+        others = torch.cat([self._others, rows[~anomalous]])
+        if len(anomalies) and len(others):
+            stage = Stage(self._net, settings, run, groups=self._groups())
+            self._teach(stage, others, anomalies)
+        self._anomalies = anomalies[-KEPT_ANOMALIES:]
+        generator = torch.Generator().manual_seed(run.seed)
+        kept = torch.randperm(len(others), generator=generator)[:KEPT_OTHERS]
+        self._others = others[kept.sort().values.to(others.device)]
+        self._derive()
+
+    def _score(self, data: WindowBatch, explain: Explain) -> Scores:
+        steps = self._fitted().steps
+        rows = self._input.flatten(data, steps)
+        score = self._tau(rows)
+        if explain == "none":
+            return Scores(score)
+        with torch.inference_mode(False), torch.enable_grad():
+            inputs = rows.clone().requires_grad_()
+            gradient = torch.autograd.grad(self._tau(inputs).sum(), inputs)[0]
+        share = (gradient * rows).abs().view(len(rows), steps, -1)[:, : data.steps]
+        fields = self._input.attribute(share)
+        return Scores(score, fields.sum(dim=-1), fields)
+
+    def _width(self) -> int:
+        return self._fitted().steps * self._input.columns
+
+    def _state(self) -> dict[str, Tensor]:
+        return {
+            **self._input.state("input."),
+            **module_state(self._net, "net."),
+            "anomalies": self._anomalies,
+            "others": self._others,
+        }
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        self._input = RecordInput.from_state(state, "input.", self._fitted())
+        self._anomalies, self._others = state["anomalies"], state["others"]
+        self._net = self._build()
+        load_module(self._net, state, "net.")
+        self._derive()

@@ -159,8 +159,13 @@ def test_three_nodes_survive_the_loss_of_one(topic_name: str) -> None:
         assert broker.bootstrap.count(",") == 2
         create_topic(broker.bootstrap, topic_name, partitions=3)
         with KafkaAdminClient(bootstrap_servers=broker.bootstrap.split(",")) as admin:
-            (topic,) = admin.describe_topics([topic_name])
-            assert {len(x["replica_nodes"]) for x in topic["partitions"]} == {3}
+
+            def replicas() -> set[int]:
+                (topic,) = admin.describe_topics([topic_name])
+                return {len(x["replica_nodes"]) for x in topic["partitions"]}
+
+            # any node may be asked, and not each has heard of a new topic at once
+            assert eventually(lambda: replicas() == {3})
         assert setting(broker.bootstrap, topic_name, "min.insync.replicas") == "2"
         produce(broker.bootstrap, topic_name, [b"before"])
         broker.kill(2)

@@ -26,7 +26,8 @@ class Calibration:
 
     Anomalies make a tail heavier, never lighter. Where the stream has clearly fewer high scores
     than the model's tail says, it is the model's windows that held anomalies, or that were not
-    those of this stream, and the stream's own tail takes its place.
+    those of this stream, and the stream's own tail takes its place, but nowhere a heavier one: what
+    is rarer than both is the stream's own anomalies.
     """
 
     def __init__(self, scores: Floats) -> None:
@@ -78,9 +79,10 @@ class Calibration:
         return False
 
     def _lighter(self, moved: Floats) -> Floats:
-        """Return the moved scores with the stream's own tail."""
+        """Return the moved scores with the stream's own tail where that is lighter."""
         bulk = self._levels <= BULK
         own = _quantiles(np.sort(self._seen), self._levels[~bulk])
+        own = np.minimum(own, moved[~bulk])
         return np.concatenate([moved[bulk], np.maximum(own, moved[bulk].max(initial=-np.inf))])
 
     def state(self) -> State:

@@ -163,7 +163,7 @@ class Drift(_Strict, frozen=True, kw_only=True):
 
     enabled: bool = True
     false_alarm_every: Positive = 1_000_000
-    settle: Annotated[int, Meta(ge=0)] = 1_000
+    settle: Annotated[int, Meta(ge=0)] = 2_000
     cooldown: Duration = Duration(6 * 3600 * SECOND)
 
 

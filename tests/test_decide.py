@@ -71,6 +71,18 @@ def test_anomalies_that_keep_coming_stay_anomalies(share: float) -> None:
     assert (p[~anomalous] <= 0.002).mean() < 2 * 0.002
 
 
+def test_a_model_tail_that_is_too_heavy_does_not_hide_the_streams_own_anomalies() -> None:
+    rng = np.random.default_rng(4)
+    n = 12 * BLOCK
+    known = rng.normal(10.0, 1.0, 4000)
+    known[rng.random(4000) < 0.1] += 2.0  # what the stream does less often
+    scores, anomalous = rng.normal(10.0, 1.0, n), rng.random(n) < 0.005
+    scores[anomalous] = rng.uniform(20.0, 60.0, anomalous.sum())
+    decider = Decider({"full": known, "partial": np.zeros(0)}, 1e4, 40.0)
+    p = decider(scores, np.arange(n) * 10**9, np.zeros(n, dtype=bool)).p_value
+    assert p[anomalous].max() < 1e-4
+
+
 @pytest.mark.parametrize("drift", ["a step to 1.5", "slowly to 2", "down to 0.5"])
 def test_false_alarms_stay_few_where_scores_move(drift: str) -> None:
     n = 40 * BLOCK

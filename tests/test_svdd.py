@@ -16,14 +16,15 @@ from detectors.loops.one_class import (
     initial_centre,
     squared_distance,
 )
-from detectors.svdd import NEW_REACH, DeepSvdd, SvddEncoder
+from detectors.one_class import NEW_REACH, OneClassEncoder
+from detectors.svdd import DeepSvdd
 
 SMALL: dict[str, Any] = {"hidden": 16, "code": 8, "batch": 64}
 
 
 @pytest.mark.parametrize(("steps", "numbers"), [(1, True), (6, True), (6, False)])
 def test_the_encoder_has_no_constant_anywhere(steps: int, numbers: bool) -> None:
-    encoder = SvddEncoder(5, steps, numbers, hidden=16, code=8)
+    encoder = OneClassEncoder(5, steps, numbers, hidden=16, code=8)
     assert not [name for name, _ in encoder.named_parameters() if "bias" in name]
     mask = torch.ones(3, steps, dtype=torch.bool)
     assert not encoder(torch.zeros(3, steps, 5), mask).any()

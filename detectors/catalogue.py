@@ -14,6 +14,7 @@ from schemas.errors import ArtefactError, DataError
 from schemas.nearest import nearest
 
 CATALOGUE: dict[str, str] = {
+    "ae": "detectors.ae:Autoencoder",
     "count_vector": "detectors.count_vector:CountVector",
     "devnet": "detectors.devnet:DevNet",
     "ffp": "detectors.ffp:FutureFramePrediction",

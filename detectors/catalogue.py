@@ -16,6 +16,7 @@ from schemas.nearest import nearest
 CATALOGUE: dict[str, str] = {
     "ae": "detectors.ae:Autoencoder",
     "count_vector": "detectors.count_vector:CountVector",
+    "denoise_ae": "detectors.denoise_ae:DenoisingAutoencoder",
     "devnet": "detectors.devnet:DevNet",
     "ffp": "detectors.ffp:FutureFramePrediction",
     "iforest": "detectors.iforest:IsolationForest",

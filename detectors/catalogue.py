@@ -15,6 +15,7 @@ from schemas.nearest import nearest
 
 CATALOGUE: dict[str, str] = {
     "ae": "detectors.ae:Autoencoder",
+    "contract_ae": "detectors.contract_ae:ContractiveAutoencoder",
     "count_vector": "detectors.count_vector:CountVector",
     "denoise_ae": "detectors.denoise_ae:DenoisingAutoencoder",
     "devnet": "detectors.devnet:DevNet",
@@ -23,6 +24,7 @@ CATALOGUE: dict[str, str] = {
     "knn": "detectors.knn:NearestNeighbours",
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",
     "pca": "detectors.pca:PrincipalComponents",
+    "sparse_ae": "detectors.sparse_ae:SparseAutoencoder",
     "svdd": "detectors.svdd:DeepSvdd",
 }
 

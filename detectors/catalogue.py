@@ -26,6 +26,7 @@ CATALOGUE: dict[str, str] = {
     "pca": "detectors.pca:PrincipalComponents",
     "sparse_ae": "detectors.sparse_ae:SparseAutoencoder",
     "svdd": "detectors.svdd:DeepSvdd",
+    "vae": "detectors.vae:VariationalAutoencoder",
 }
 
 

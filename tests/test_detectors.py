@@ -18,6 +18,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "lstm_ae": (Budget(steps=400), {"hidden": 32, "learning_rate": 1e-2, "batch": 64}),
     "sparse_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 5e-3}),
     "svdd": (Budget(steps=400), {"hidden": 32, "code": 16, "batch": 64}),
+    "vae": (Budget(steps=500), {"batch": 64, "learning_rate": 5e-3}),
 }
 
 

@@ -24,6 +24,7 @@ CATALOGUE: dict[str, str] = {
     "knn": "detectors.knn:NearestNeighbours",
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",
     "pca": "detectors.pca:PrincipalComponents",
+    "rda": "detectors.rda:RobustAutoencoder",
     "sparse_ae": "detectors.sparse_ae:SparseAutoencoder",
     "svdd": "detectors.svdd:DeepSvdd",
     "vae": "detectors.vae:VariationalAutoencoder",

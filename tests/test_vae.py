@@ -42,7 +42,7 @@ def test_the_score_is_likelihood_and_divergence_per_real_entry(name: str) -> Non
     surprise = -Normal(net.decoder(mean), spread).log_prob(rows)  # type: ignore[no-untyped-call]
     total = (surprise * detector._real(prepared)).sum(dim=1) + divergence(mean, log_variance)
     torch.testing.assert_close(
-        detector.score(data).score, total / (data.lengths * 4), atol=1e-5, rtol=1e-4
+        detector.score(data).score, total / (data.lengths * data.features), atol=1e-5, rtol=1e-4
     )
 
 
@@ -75,7 +75,7 @@ def test_variances_stay_within_their_range() -> None:
     detector = VariationalAutoencoder().fit(small("record"), budget=Budget(steps=2))
     detector._net.log_variance.fill_(-50.0)
     assert (detector._net.noise() == LEAST).all()
-    _, log_variance = detector._net.posterior(torch.full((2, 4), 1e6))
+    _, log_variance = detector._net.posterior(torch.full((2, 5), 1e6))
     assert LEAST <= float(log_variance.min()) <= float(log_variance.max()) <= MOST
 
 

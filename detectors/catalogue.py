@@ -25,6 +25,7 @@ CATALOGUE: dict[str, str] = {
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",
     "pca": "detectors.pca:PrincipalComponents",
     "rda": "detectors.rda:RobustAutoencoder",
+    "replicator": "detectors.replicator:Replicator",
     "sparse_ae": "detectors.sparse_ae:SparseAutoencoder",
     "svdd": "detectors.svdd:DeepSvdd",
     "vae": "detectors.vae:VariationalAutoencoder",

@@ -66,3 +66,14 @@ def test_most_units_are_used_somewhere() -> None:
     used = (codes != 0).float().mean(dim=0) > 0.001
     assert float(used.float().mean()) > 0.5
     assert ranking(detector.score(data.normal).score, detector.score(data.anomalous).score) > 0.9
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_trimming_keeps_a_recurring_anomaly_from_getting_its_own_atoms(seed: int) -> None:
+    data = sample("FEWLABELS")  # ten of two thousand windows are of one kind
+    shares = []
+    for detector in (SparseAutoencoder(seed=seed), SparseAutoencoder(seed=seed, trim=0.0)):
+        detector.fit(data.train)  # at the default learning rate: a higher one outruns trimming
+        normal, anomalous = detector.score(data.normal).score, detector.score(data.anomalous).score
+        shares.append(ranking(normal, anomalous))
+    assert shares[0] > 0.9 > 0.5 > shares[1]

@@ -14,9 +14,12 @@ from schemas.errors import ArtefactError, DataError
 from schemas.nearest import nearest
 
 CATALOGUE: dict[str, str] = {
+    "ae": "detectors.ae:Autoencoder",
     "cauchy": "detectors.cauchy:CauchyCombination",
     "cnn_ae": "detectors.cnn_ae:CnnAutoencoder",
+    "contract_ae": "detectors.contract_ae:ContractiveAutoencoder",
     "count_vector": "detectors.count_vector:CountVector",
+    "denoise_ae": "detectors.denoise_ae:DenoisingAutoencoder",
     "devnet": "detectors.devnet:DevNet",
     "ecod": "detectors.ecod:EmpiricalTails",
     "ffp": "detectors.ffp:FutureFramePrediction",
@@ -31,7 +34,11 @@ CATALOGUE: dict[str, str] = {
     "poly": "detectors.poly:LocalPolynomial",
     "prenet": "detectors.prenet:PReNet",
     "rcf": "detectors.rcf:RandomCutForest",
+    "rda": "detectors.rda:RobustAutoencoder",
+    "replicator": "detectors.replicator:Replicator",
+    "sparse_ae": "detectors.sparse_ae:SparseAutoencoder",
     "svdd": "detectors.svdd:DeepSvdd",
+    "vae": "detectors.vae:VariationalAutoencoder",
 }
 
 

@@ -10,13 +10,20 @@ from detectors.checks.subject import Subject, require_close, small, tensors
 
 # Default settings are made for 100,000 windows; on 2,000 easy ones less work learns enough.
 TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
+    "ae": (Budget(steps=400), {"code": 4, "batch": 64, "learning_rate": 5e-3}),
     "cauchy": (Budget(steps=100), {}),
     "cnn_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 3e-3}),
+    "contract_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 5e-3}),
+    "denoise_ae": (Budget(steps=400), {"code": 4, "batch": 64, "learning_rate": 5e-3}),
     "devnet": (Budget(steps=100), {}),
     "ffp": (Budget(steps=100), {}),
     "lstm_ae": (Budget(steps=400), {"hidden": 32, "learning_rate": 1e-2, "batch": 64}),
     "prenet": (Budget(steps=200), {}),
+    "rda": (Budget(steps=500), {"code": 4, "batch": 64, "learning_rate": 1e-2}),
+    "replicator": (Budget(steps=500), {"batch": 64, "learning_rate": 1e-2}),
+    "sparse_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 5e-3}),
     "svdd": (Budget(steps=400), {"hidden": 32, "code": 16, "batch": 64}),
+    "vae": (Budget(steps=500), {"batch": 64, "learning_rate": 5e-3}),
 }
 
 

@@ -31,9 +31,33 @@ def reconstruct(
     def loss(batch: WindowBatch) -> Tensor:
         return window_loss(network(batch), batch)
 
+    minimise(stage, data, loss, lambda: held_out_loss(loss, held_out, stage.settings), new_ids=True)
+
+
+def minimise(
+    stage: Stage,
+    data: WindowBatch,
+    loss: Callable[[WindowBatch], Tensor],
+    validate: Callable[[], float],
+    *,
+    new_ids: bool,
+    after_epoch: Callable[[int], None] | None = None,
+) -> None:
+    """Minimise a loss ``[B]`` over random mini-batches of windows.
+
+    Parameters
+    ----------
+    validate
+        What the best weights are chosen by, after each epoch.
+    new_ids
+        Whether a small share of the ids is shown as new.
+    after_epoch
+        Called after each epoch with its number, counted from 1.
+    """
     train(
         stage,
-        lambda generator: minibatches(data, stage.settings, generator),
+        lambda generator: minibatches(data, stage.settings, generator, new_ids=new_ids),
         loss,
-        validate=lambda: held_out_loss(loss, held_out, stage.settings),
+        validate=validate,
+        after_epoch=after_epoch,
     )

@@ -17,6 +17,7 @@ CATALOGUE: dict[str, str] = {
     "cauchy": "detectors.cauchy:CauchyCombination",
     "cnn_ae": "detectors.cnn_ae:CnnAutoencoder",
     "count_vector": "detectors.count_vector:CountVector",
+    "dagmm": "detectors.dagmm:Dagmm",
     "devnet": "detectors.devnet:DevNet",
     "ecod": "detectors.ecod:EmpiricalTails",
     "ffp": "detectors.ffp:FutureFramePrediction",

@@ -12,6 +12,10 @@ from detectors.checks.subject import Subject, require_close, small, tensors
 TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "cauchy": (Budget(steps=100), {}),
     "cnn_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 3e-3}),
+    "dagmm": (
+        Budget(steps=800),
+        {"code": 3, "components": 3, "learning_rate": 1e-3, "batch": 256},
+    ),
     "devnet": (Budget(steps=100), {}),
     "ffp": (Budget(steps=100), {}),
     "lstm_ae": (Budget(steps=400), {"hidden": 32, "learning_rate": 1e-2, "batch": 64}),

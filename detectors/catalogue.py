@@ -14,6 +14,7 @@ from schemas.errors import ArtefactError, DataError
 from schemas.nearest import nearest
 
 CATALOGUE: dict[str, str] = {
+    "ape": "detectors.ape:PairwiseEmbedding",
     "cauchy": "detectors.cauchy:CauchyCombination",
     "cnn_ae": "detectors.cnn_ae:CnnAutoencoder",
     "count_vector": "detectors.count_vector:CountVector",
@@ -27,6 +28,7 @@ CATALOGUE: dict[str, str] = {
     "knn": "detectors.knn:NearestNeighbours",
     "loda": "detectors.loda:Loda",
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",
+    "nce": "detectors.nce:EventNce",
     "online_iforest": "detectors.online_iforest:OnlineIsolationForest",
     "pca": "detectors.pca:PrincipalComponents",
     "poly": "detectors.poly:LocalPolynomial",

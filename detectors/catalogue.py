@@ -18,6 +18,7 @@ CATALOGUE: dict[str, str] = {
     "cauchy": "detectors.cauchy:CauchyCombination",
     "cnn_ae": "detectors.cnn_ae:CnnAutoencoder",
     "count_vector": "detectors.count_vector:CountVector",
+    "crossfeat": "detectors.crossfeat:CrossFeature",
     "dagmm": "detectors.dagmm:Dagmm",
     "devnet": "detectors.devnet:DevNet",
     "ecod": "detectors.ecod:EmpiricalTails",

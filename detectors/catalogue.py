@@ -20,6 +20,7 @@ CATALOGUE: dict[str, str] = {
     "count_vector": "detectors.count_vector:CountVector",
     "crossfeat": "detectors.crossfeat:CrossFeature",
     "dagmm": "detectors.dagmm:Dagmm",
+    "dec": "detectors.dec:DeepEmbeddedClustering",
     "devnet": "detectors.devnet:DevNet",
     "ecod": "detectors.ecod:EmpiricalTails",
     "ffp": "detectors.ffp:FutureFramePrediction",

@@ -15,10 +15,14 @@ from schemas.nearest import nearest
 
 CATALOGUE: dict[str, str] = {
     "ae": "detectors.ae:Autoencoder",
+    "ape": "detectors.ape:PairwiseEmbedding",
     "cauchy": "detectors.cauchy:CauchyCombination",
     "cnn_ae": "detectors.cnn_ae:CnnAutoencoder",
     "contract_ae": "detectors.contract_ae:ContractiveAutoencoder",
     "count_vector": "detectors.count_vector:CountVector",
+    "crossfeat": "detectors.crossfeat:CrossFeature",
+    "dagmm": "detectors.dagmm:Dagmm",
+    "dec": "detectors.dec:DeepEmbeddedClustering",
     "denoise_ae": "detectors.denoise_ae:DenoisingAutoencoder",
     "devnet": "detectors.devnet:DevNet",
     "ecod": "detectors.ecod:EmpiricalTails",
@@ -29,6 +33,7 @@ CATALOGUE: dict[str, str] = {
     "knn": "detectors.knn:NearestNeighbours",
     "loda": "detectors.loda:Loda",
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",
+    "nce": "detectors.nce:EventNce",
     "online_iforest": "detectors.online_iforest:OnlineIsolationForest",
     "pca": "detectors.pca:PrincipalComponents",
     "poly": "detectors.poly:LocalPolynomial",

@@ -12,10 +12,8 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
+from detectors.loops.clustering import cluster_sums, kmeans, nearest_mean
 from detectors.scores import Explain, Scores
-
-ROUNDS = 50
-"""Most rounds of Lloyd's algorithm; it nearly always comes to rest before."""
 
 
 class KMeans(Detector):
@@ -84,24 +82,14 @@ class KMeans(Detector):
         self._input = RecordInput.fit(data)
         self._steps = data.steps
         x, real = self._entries(data)
-        self._centres = self._start(x, real)
-        kept = torch.arange(len(x), device=x.device)
-        nearest = torch.full_like(kept, -1)
-        for _ in range(ROUNDS):
-            distance, index = self._nearest(x, real)
-            if torch.equal(index, nearest):
-                break
-            nearest = index
-            kept = distance.argsort(stable=True)[: len(x) - int(self.config.trim * len(x))]
-            sums, weight = self._sums(x[kept], real[kept], index[kept])
-            self._centres = torch.where(weight > 0, sums / weight.clamp(min=1), self._centres)
-            self._weight = weight
-        self.report.trimmed = len(x) - len(kept)
+        found = kmeans(x, real, self.config.clusters, self.config.trim)
+        self._centres, self._weight = found.centres, found.weight
+        self.report.trimmed = found.left_out
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         x, real = self._entries(data)
-        _, index = self._nearest(x, real)
-        sums, weight = self._sums(x, real, index)
+        _, index = nearest_mean(x, real, self._centres)
+        sums, weight = cluster_sums(x, real, index, len(self._centres))
         past = self._weight.clamp(max=self.config.horizon)
         total = past + weight
         moved = (self._centres * past + sums) / total.clamp(min=1)
@@ -114,37 +102,9 @@ class KMeans(Detector):
         real = mask.repeat_interleave(self._input.columns, dim=1)
         return self._input.flatten(data, self._steps), real.float()
 
-    def _start(self, x: Tensor, real: Tensor) -> Tensor:
-        """Draw ``[K, D]`` windows far from each other (k-means++)."""
-        chosen = [torch.randint(len(x), ()).to(x.device)]
-        closest = x.new_full((len(x),), torch.inf)
-        for _ in range(min(self.config.clusters, len(x)) - 1):
-            gap = (x - x[chosen[-1]]).square().mul_(real).sum(dim=1)
-            closest = torch.minimum(closest, gap / real.sum(dim=1).clamp(min=1))
-            chance = closest.double().cumsum(dim=0)
-            draw = (torch.rand((), dtype=torch.float64).to(x.device) * chance[-1]).unsqueeze(0)
-            chosen.append(torch.searchsorted(chance, draw)[0].clamp(max=len(x) - 1))
-        return x[torch.stack(chosen)]
-
-    def _nearest(self, x: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance ``[B]`` to the nearest mean, and which it is.
-
-        The products only find it; its distance is then taken directly, because ``|x|^2 - 2 x c
-        + |c|^2`` cancels.
-        """
-        squares = real @ self._centres.square().T - 2 * x @ self._centres.T
-        index = squares.argmin(dim=1)
-        gap = (x - self._centres[index]).square().mul_(real).sum(dim=1)
-        return (gap / real.sum(dim=1).clamp(min=1)).sqrt(), index
-
-    def _sums(self, x: Tensor, real: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return sums and counts ``[K, D]`` of the real entries of each cluster."""
-        sums = torch.zeros_like(self._centres).index_add_(0, index, x)
-        return sums, torch.zeros_like(self._centres).index_add_(0, index, real)
-
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
         x, real = self._entries(data)
-        score, index = self._nearest(x, real)
+        score, index = nearest_mean(x, real, self._centres)
         if explain == "none":
             return Scores(score)
         expected = self._centres[index] * real

@@ -14,6 +14,10 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "cauchy": (Budget(steps=100), {}),
     "cnn_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 3e-3}),
     "contract_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 5e-3}),
+    "dagmm": (
+        Budget(steps=800),
+        {"code": 3, "components": 3, "learning_rate": 1e-3, "batch": 256},
+    ),
     "denoise_ae": (Budget(steps=400), {"code": 4, "batch": 64, "learning_rate": 5e-3}),
     "devnet": (Budget(steps=100), {}),
     "ffp": (Budget(steps=100), {}),

@@ -7,6 +7,7 @@ import torch
 from detectors.checks.sources import sample
 from detectors.checks.subject import join, small
 from detectors.kmeans_ad import KMeans
+from detectors.loops.clustering import nearest_mean, spread_start
 
 
 def test_distances_equal_brute_force_over_real_entries() -> None:
@@ -22,7 +23,7 @@ def test_at_rest_every_centre_is_the_mean_of_its_windows() -> None:
     data = sample("CLUSTERS").train
     detector = KMeans(clusters=5).fit(data)
     x, real = detector._entries(detector._prepare(data))
-    _, index = detector._nearest(x, real)
+    _, index = nearest_mean(x, real, detector._centres)
     for cluster in range(5):
         mean = x[index == cluster].mean(dim=0)
         torch.testing.assert_close(detector._centres[cluster], mean, atol=0.02, rtol=0.02)
@@ -39,7 +40,7 @@ def test_three_blobs_are_found_whatever_the_seed() -> None:
 def test_the_start_never_draws_the_same_window_twice() -> None:
     torch.manual_seed(0)
     x = torch.arange(10.0).unsqueeze(1)
-    centres = KMeans(clusters=10)._start(x, torch.ones_like(x))
+    centres = spread_start(x, torch.ones_like(x), 10)
     assert sorted(centres[:, 0].tolist()) == x[:, 0].tolist()
 
 

@@ -55,16 +55,26 @@ class WindowHead(nn.Module):
 
     def learn_novelty(self, data: WindowBatch) -> None:
         """Set the surcharge by the windows of a fit."""
-        for field, size in enumerate(data.vocab):
-            counts = torch.bincount(data.cat[:, :, field][data.mask], minlength=size)
-            rare = int((counts[NEW + 1 :] == 1).sum() + counts[NEW])
-            share = (rare + 1) / (int(counts.sum()) + 1)
-            self.surcharge[field] = math.log(size) + max(0.0, math.log(NEW_SHARE / share))
+        self.surcharge.copy_(new_value_surcharge(data))
 
     def forward(self, hidden: Tensor) -> Guess:
         """Take ``[B, T, hidden]``."""
         num, *logits = torch.split(self.linear(hidden), self.widths, dim=-1)
         return Guess(num, tuple(logits), self.surcharge)
+
+
+def new_value_surcharge(data: WindowBatch) -> Tensor:
+    """Nats ``[C]`` that a new value costs on top of its id's, by the windows of a fit.
+
+    See the notes of :class:`WindowHead`.
+    """
+    surcharge = []
+    for field, size in enumerate(data.vocab):
+        counts = torch.bincount(data.cat[:, :, field][data.mask], minlength=size)
+        rare = int((counts[NEW + 1 :] == 1).sum() + counts[NEW])
+        share = (rare + 1) / (int(counts.sum()) + 1)
+        surcharge.append(math.log(size) + max(0.0, math.log(NEW_SHARE / share)))
+    return torch.tensor(surcharge, device=data.num.device)
 
 
 def surprisal(guess: Guess, data: WindowBatch) -> Tensor:

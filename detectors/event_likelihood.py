@@ -1,0 +1,126 @@
+"""What detectors have in common that learn how likely an event of several categories is."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from detectors.batch import WindowBatch
+from detectors.detector import Budget, Detector
+from detectors.loops.likelihood import Unigrams, contrast_events
+from detectors.loops.training import Count, Positive, Run, Stage, Training, gentle, split
+from detectors.nets.heads import new_value_surcharge, per_step_mean
+from detectors.nets.interaction import PairInteraction, ValueTable, count_values
+from detectors.nets.modules import load_module, module_state
+from detectors.scores import Explain, Scores
+from schemas.errors import DataError
+
+
+class LikelihoodTraining(Training, frozen=True, kw_only=True):
+    """Settings of every event likelihood, besides those of every training.
+
+    Attributes
+    ----------
+    width
+        Width of an embedding.
+    negatives
+        Imitations of each event that training tells from it.
+    horizon
+        Events that ``partial_fit`` lets the past weigh at most in the frequencies of values.
+    """
+
+    width: Count = 32
+    negatives: Count = 5
+    horizon: Count = 1_000_000
+    epochs: Count = 100
+    batch: Count = 1024
+    learning_rate: Positive = 1e-2
+
+
+class EventLikelihood(Detector):
+    """Negative log-likelihood of an event, up to a constant, as learned against imitations.
+
+    Every step of a window is an event of its own. A value without an example so far costs what new
+    values cost, and a surcharge for standing for many. Weight decay works on the embeddings alone:
+    these and the weights of the pairs could otherwise grow at each other's expense.
+
+    Explanations blame each pair for how far its term lies below what it usually is, half on either
+    field, and a new value for its surcharge.
+    """
+
+    chunk = 2048
+    positive: ClassVar[bool]
+    """Whether weights of pairs stay above 0."""
+
+    def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
+        if data.fields < 2:
+            msg = (
+                f"{self.caps.name}: learns which categories go together and needs at least two "
+                f"category fields, got {data.fields}; add one, or choose another detector"
+            )
+            raise DataError(msg)
+        self._counts = count_values(data.cat[data.mask], data.vocab)
+        self._values = ValueTable(data.vocab, self._counts)
+        self._surcharge = new_value_surcharge(data)
+        self._net = self._build()
+        self._learn(data, self.config, Run(self.seed, budget, self.report))
+
+    def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
+        before = self._values
+        events = self._counts.sum() / data.fields
+        fade = (self.config.horizon / events.clamp(min=1)).clamp(max=1.0)
+        self._counts = fade * self._counts + count_values(data.cat[data.mask], data.vocab)
+        self._values = ValueTable(data.vocab, self._counts)
+        # a value that was new until now starts as one
+        fresh = (self._values.known & ~before.known).nonzero().squeeze(1)
+        with torch.no_grad():
+            table = self._net.embedding.weight
+            table[fresh] = table[self._values.new_row(fresh)]
+        self._learn(data, gentle(self.config), Run(self.seed + 1, budget, self.report))
+
+    def _learn(self, data: WindowBatch, settings: Training, run: Run) -> None:
+        early, late = (self._values.rows(part.cat[part.mask]) for part in split(data))
+        net = self._net
+        groups: list[dict[str, object]] = [
+            {"params": [net.embedding.weight]},
+            {"params": [net.raw_weight, net.constant], "weight_decay": 0.0},
+        ]
+        unigrams = Unigrams.fit(self._counts, self._values.start)
+        stage = Stage(net, settings, run, groups=groups)
+        contrast_events(stage, early, late, unigrams, net, self.config.negatives)
+        with torch.no_grad():
+            self._usual = net.terms(late).mean(dim=0)
+
+    def _score(self, data: WindowBatch, explain: Explain) -> Scores:
+        rows = self._values.rows(data.cat)
+        surcharge = self._values.is_new(rows) * self._surcharge
+        terms = self._net.terms(rows)
+        steps = surcharge.sum(dim=-1) - terms.sum(dim=-1) - self._net.constant
+        score = per_step_mean(steps, data.mask)
+        if explain == "none":
+            return Scores(score)
+        lacking = (self._usual - terms).clamp(min=0)
+        fields = (self._net.by_field(lacking) + surcharge) * data.mask.unsqueeze(-1)
+        return Scores(score, fields.sum(dim=-1), fields)
+
+    def _build(self) -> PairInteraction:
+        vocab = self._fitted().vocab
+        net = PairInteraction(sum(vocab), len(vocab), self.config.width, positive=self.positive)
+        return net.to(self.device)
+
+    def _state(self) -> dict[str, Tensor]:
+        return {
+            **module_state(self._net, "net."),
+            "counts": self._counts,
+            "surcharge": self._surcharge,
+            "usual": self._usual,
+        }
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        self._counts, self._surcharge = state["counts"], state["surcharge"]
+        self._usual = state["usual"]
+        self._values = ValueTable(self._fitted().vocab, self._counts)
+        self._net = self._build()
+        load_module(self._net, state, "net.")

@@ -16,6 +16,7 @@ import structlog
 
 from agents.layout import STATE_VERSION
 from agents.patience import patiently
+from agents.room import LARGE, Room
 from agents.snapshot import State, pack, unpack
 from agents.spilled import put_spill, take_spill
 from connectors.base import Partition
@@ -35,6 +36,7 @@ class _Course:
     place: Place
     due: float
     written: int = -1
+    room: Future[Room] | None = None  # for the copy that is due
     taken: tuple[int, State] | None = None  # waits for the commit of its offset
 
 
@@ -122,6 +124,18 @@ class Checkpointer:
         waiting = [(x.due, p) for p, x in self._courses.items() if x.taken is None]
         first, partition = min(waiting, default=(0.0, None))
         return partition if partition is not None and first <= self._now() else None
+
+    def room(self, partition: Partition, size: int) -> Room | None:
+        """Return memory for a copy of ``size`` bytes, or ``None`` until it is ready."""
+        if size < LARGE:
+            return Room()
+        course = self._courses[partition]
+        if course.room is None:
+            course.room = self._writer.submit(Room, size)
+        if not course.room.done():
+            return None
+        room, course.room = course.room.result(), None
+        return room
 
     def take(self, partition: Partition, offset: int, state: State) -> None:
         """Keep a copy of the state before ``offset`` until that is committed."""

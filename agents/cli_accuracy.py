@@ -8,7 +8,7 @@ import click
 
 from agents.bench.accuracy.cells import cell
 from agents.bench.accuracy.methods import methods_for
-from agents.bench.accuracy.report import report
+from agents.bench.accuracy.report import headline, report
 from agents.bench.accuracy.tasks import SUITES, TASKS
 from agents.cli_bench import FOLDER
 from agents.options import echo_json, json_option
@@ -27,7 +27,7 @@ from agents.options import echo_json, json_option
 @click.option("--method", "names", multiple=True, help="A detector, or a peer such as pyod:ecod.")
 @click.option("--seeds", default=3, show_default=True, help="Repetitions.")
 @click.option("--rows", default=20_000, show_default=True, help="Rows to fit on, and to test.")
-@click.option("--seconds", default=60.0, show_default=True, help="Time of a fit.")
+@click.option("--seconds", default=60.0, show_default=True, help="Time to fit in.")
 @json_option
 def accuracy(
     data: Path,
@@ -54,7 +54,7 @@ def accuracy(
         for name in names or methods_for(task.suite):
             for seed in range(seeds):
                 one = cell(FOLDER / "accuracy", data, task, name, seed, rows, seconds)
-                what = one.failure or f"{one.average_precision:.3f}"
+                what = one.failure or f"{headline(one):.3f}"
                 click.echo(f"{task.suite}/{task.name} {name} {seed}: {what}", err=True)
                 found.append(one)
     if as_json:

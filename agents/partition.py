@@ -18,6 +18,7 @@ from agents.records import Ints, Records
 from agents.repeats import Repeats
 from agents.residents import Residents, Traffic
 from agents.revise import Told
+from agents.room import Room
 from agents.silence import Silence
 from agents.silences import Silences
 from agents.snapshot import State
@@ -153,15 +154,15 @@ class PartitionState:
             if other.model is not None and other.model.description.templates:
                 self.encoder.use_templates(other.model.description.templates)
 
-    def state(self) -> State:
-        """Copy the state; the models are not part of it.
+    def state(self, room: Room) -> State:
+        """Copy the state, what is large of it into a room; the models are not part of it.
 
         ``spill`` is the :class:`connectors.spill.SpillCopy` of keys that are not in memory.
         """
         return {
             "first_time": self.first_time,
             "ledger": self.ledger.state(),
-            "keys": self.keys.state(),
+            "keys": self.keys.state(room),
             "spill": self.keys.copy(),
             "recent": None if self._recent is None else self._recent.state(),
             "repeats": None if self._repeats is None else self._repeats.state(),

@@ -22,6 +22,7 @@ from agents.partition import PartitionState
 from agents.publish import Envelope, EventIds
 from agents.records import Records
 from agents.residents import KeyCounts, Traffic
+from agents.room import Room
 from agents.scattered import Scattered
 from agents.score import matching, score_by_model
 from agents.snapshot import State
@@ -163,14 +164,21 @@ class Pipeline:
 
     # -- state ----------------------------------------------------------------------------
 
-    def snapshot(self, partition: Partition) -> State:
-        """Copy the state of a partition, and name what it was made with."""
+    def snapshot_bytes(self, partition: Partition) -> int:
+        """Return how much room a copy of the state of a partition takes, its keys and all."""
+        return self._state(partition).keys.row_bytes
+
+    def snapshot(self, partition: Partition, room: Room | None = None) -> State:
+        """Copy the state of a partition, and name what it was made with.
+
+        What is large of it goes into a room, if there is one.
+        """
         state = self._state(partition)
         models = {label: route.model for label, route in state.routes.items()}
         return {
             "layout": state_layout(state.name, state.stream),
             "models": {label: model.model_id for label, model in models.items() if model},
-            **state.state(),
+            **state.state(room or Room()),
         }
 
     def restore(

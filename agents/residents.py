@@ -16,6 +16,7 @@ import numpy as np
 from agents.encode import Encoder
 from agents.keys import KeyTable
 from agents.records import Ints
+from agents.room import Room
 from agents.rows import Rows
 from agents.snapshot import State
 from agents.window import Windower
@@ -92,8 +93,12 @@ class Residents:
     def nbytes(self) -> int:
         """Bytes in memory: rows, keys, and what the spill needs."""
         spill = 0 if self._spill is None else self._spill.memory
-        rows = sum(part.nbytes for part in self._parts)
-        return rows + self._table.nbytes + self._used.nbytes + spill
+        return self.row_bytes + self._table.nbytes + self._used.nbytes + spill
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the rows in memory."""
+        return sum(part.nbytes for part in self._parts)
 
     @property
     def spill_bytes(self) -> int:
@@ -127,15 +132,15 @@ class Residents:
         if len(self._used) > max(capacity, len(self._table)) * 9 // 8 + CHUNK:
             self._close_up()
 
-    def state(self) -> State:
-        """Copy the keys in memory and their rows, in the order of slots."""
+    def state(self, room: Room) -> State:
+        """Copy the keys in memory and their rows, in the order of slots; the rows into a room."""
         slots = np.flatnonzero(self._used >= 0)
         return {
             "keys": self._table.keys_of(slots),
             "used": self._used[slots],
             "turn": self._turn,
             "spilled": self.spilled,
-            "rows": [part.state(slots) for part in self._parts],
+            "rows": [part.state(slots, room) for part in self._parts],
         }
 
     def copy(self) -> SpillCopy | None:
@@ -238,7 +243,7 @@ class Residents:
     def _close_up(self) -> None:
         """Give the memory of unused slots back: the keys get the first ones."""
         windows = self._windower.state()
-        self._take_up(self.state())
+        self._take_up(self.state(Room()))
         self._windower.restore(windows, self._table.find)
 
     def _take_up(self, state: State) -> None:

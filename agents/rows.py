@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from agents.keys import grow
 from agents.records import Ints
+from agents.room import Room
 from agents.snapshot import State
 
 Bytes = NDArray[np.uint8]
@@ -76,12 +77,12 @@ class Rows:
                 column[slots] = part.reshape(-1, *column.shape[1:])
             at += size
 
-    def state(self, slots: Ints) -> State:
-        """Copy the rows of slots, which are in ascending order."""
+    def state(self, slots: Ints, room: Room) -> State:
+        """Copy the rows of slots, which are in ascending order, into a room."""
         n = len(slots)
         whole = n == 0 or slots[-1] == n - 1  # a plain copy is faster
         return {
-            name: column[:n].copy() if whole else column.take(slots, 0)
+            name: room.copy(column[:n]) if whole else room.take(column, slots)
             for name, column in self._columns.items()
         }
 

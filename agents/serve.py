@@ -273,10 +273,13 @@ class PipelineHandler(Handler):
         partition = None if self._recovery is None else self._checkpointer.due()
         if partition is None or partition not in self._done:
             return
+        room = self._checkpointer.room(partition, self.pipeline.snapshot_bytes(partition))
+        if room is None:
+            return
         offset = self._done[partition]
         if self._checkpointer.behind(partition, offset):
             self._archiver.begin(partition)
-        self._checkpointer.take(partition, offset, self.pipeline.snapshot(partition))
+        self._checkpointer.take(partition, offset, self.pipeline.snapshot(partition, room))
         if self._committed.get(partition) == offset:
             self._checkpointer.committed({partition: offset})
 

@@ -14,11 +14,17 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.bench.accuracy import series
+from agents.bench.accuracy.case import Bools, Floats, Rows
 from agents.bench.accuracy.cells import Cell, cell
-from agents.bench.accuracy.methods import PYOD, methods_for
+from agents.bench.accuracy.measures import best_threshold, event_f1
+from agents.bench.accuracy.methods import PYOD, methods_for, run
+from agents.bench.accuracy.online import STREAM_PEERS
 from agents.bench.accuracy.report import report
+from agents.bench.accuracy.sessions import STEPS, Sessions
+from agents.bench.accuracy.splits import LABELLED, few_labels, half_of_normals
 from agents.bench.accuracy.table import Table
-from agents.bench.accuracy.tasks import LABELLED, SUITES, TASKS, few_labels, half_of_normals
+from agents.bench.accuracy.tasks import SUITES, TASKS
 from agents.cli_accuracy import accuracy
 from detectors import CATALOGUE
 
@@ -32,7 +38,7 @@ def data(tmp_path: Path) -> Path:
     label = np.arange(400) % 20 == 0
     values = rng.normal(size=(400, 3)) + 6.0 * label[:, None]
     columns = {f"x{i}": values[:, i] for i in range(3)}
-    path = tmp_path / "data" / f"{TASK.path}.parquet"
+    path = tmp_path / "data" / f"{TASK.files[0]}.parquet"
     path.parent.mkdir(parents=True)
     pq.write_table(pa.table({**columns, "label": label.astype(int)}), path)
     return tmp_path / "data"
@@ -110,8 +116,11 @@ def test_the_command_prints_a_table_with_the_best_first(data: Path, tmp_path: Pa
 def test_every_suite_has_methods_of_ours_and_peers() -> None:
     for suite in SUITES:
         names = methods_for(suite)
-        assert set(PYOD) < set(names)
-        assert set(names) - set(PYOD) <= set(CATALOGUE)
+        peers = set(names) - set(CATALOGUE)
+        assert peers == (set(STREAM_PEERS) if suite == "streams" else set(PYOD) & peers)
+        assert len(peers) > 1
+        assert len(names) > len(peers)
+        assert ("pyod:devnet" in names) == (suite == "weak")
     assert "devnet" in methods_for("weak")
     assert "devnet" not in methods_for("records")
 
@@ -126,3 +135,124 @@ def test_categories_are_one_hot_for_those_who_know_none() -> None:
     known, judged = table.one_hot(np.array([0, 1]), np.array([2]))
     assert known.tolist() == [[1.0, 1.0, 0.0], [2.0, 0.0, 1.0]]
     assert judged.tolist() == [[3.0, 0.0, 0.0]]
+
+
+def recording(labelled: slice, steps: int = 300) -> tuple[series.Numbers, Bools]:
+    """Two waves, and a stretch where one of them stands still."""
+    numbers = np.stack([np.sin(np.arange(steps) / k) for k in (3, 5)], axis=1).astype(np.float32)
+    anomalous = np.zeros(steps, dtype=bool)
+    anomalous[labelled] = True
+    numbers[labelled, 0] = 2.0
+    return numbers, anomalous
+
+
+def test_a_window_is_judged_by_its_last_step() -> None:
+    numbers, anomalous = recording(slice(100, 120))
+    case = series.series_case(numbers[:90], [(numbers, anomalous), (numbers, anomalous)], 1000)
+    each = len(numbers) - series.STEPS + 1
+    assert case.test.num.shape[:2] == (2 * each, series.STEPS)
+    np.testing.assert_array_equal(case.test.num[:each, -1, :2], numbers[series.STEPS - 1 :])
+    np.testing.assert_array_equal(case.truth[:each], anomalous[series.STEPS - 1 :])
+    assert case.series is not None
+    assert case.series.tolist() == [0] * each + [1] * each
+    known, judged = case.flat()
+    assert known.shape == (90 - series.STEPS + 1, 2 * series.STEPS)
+    assert len(judged) == 2 * each
+
+
+@given(st.integers(1, 40))
+def test_windows_to_fit_on_are_spread_over_the_recording(rows: int) -> None:
+    numbers, anomalous = recording(slice(100, 120), 120)
+    case = series.series_case(numbers, [(numbers, anomalous)], rows)
+    assert len(case.fit) <= rows
+    np.testing.assert_array_equal(case.fit.num[0, :, :2], numbers[: series.STEPS])
+
+
+def write(path: Path, numbers: Floats | series.Numbers, **more: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {f"m{i}": numbers[:, i] for i in range(numbers.shape[1])}
+    pq.write_table(pa.table({**columns, **more}), path)
+
+
+def test_series_are_measured_by_volume_events_and_delay(tmp_path: Path) -> None:
+    task = next(task for task in TASKS if task.name == "asd")
+    for number, file in enumerate(task.files):
+        numbers, anomalous = recording(slice(100 + number, 120))
+        if file.endswith("_train"):
+            write(tmp_path / "data" / f"{file}.parquet", numbers[:90])
+        else:
+            write(tmp_path / "data" / f"{file}.parquet", numbers, label=anomalous.astype(int))
+    found = cell(tmp_path, tmp_path / "data", task, "knn", 0, 1000, 10.0)
+    assert found.failure == ""
+    assert found.vus_pr is not None
+    assert found.vus_pr > 0.6
+    assert found.event_f1 is not None
+    assert found.event_f1 > 0.6
+    assert found.delay_windows is not None
+    assert found.delay_windows < series.STEPS
+    assert found.tested == 6 * (300 - series.STEPS + 1)
+    assert "VUS-PR" in report([found])
+    assert f"{found.vus_pr:.3f}" in report([found])
+
+
+def by_definition(truth: Bools, scores: Floats, series: Rows) -> float:
+    """The composite F-score at every threshold, one by one."""
+    runs: list[list[int]] = []
+    for i in range(len(truth)):
+        if not truth[i]:
+            continue
+        if i and truth[i - 1] and series[i] == series[i - 1]:
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    best = 0.0
+    for threshold in scores:
+        flagged = scores >= threshold
+        precision = truth[flagged].mean()
+        recall = np.mean([flagged[run].any() for run in runs])
+        best = max(best, 2 * precision * recall / max(precision + recall, 1e-12))
+    return best
+
+
+@given(st.integers(0, 10_000), st.integers(2, 40))
+def test_event_f1_is_what_its_definition_says(seed: int, size: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth = rng.random(size) < 0.4
+    truth[rng.integers(size)] = True
+    scores = rng.integers(0, 6, size).astype(float)
+    series = np.sort(rng.integers(0, 3, size))
+    assert event_f1(truth, scores, series) == pytest.approx(by_definition(truth, scores, series))
+
+
+def test_the_best_threshold_flags_what_it_should() -> None:
+    truth = np.array([False, True, False, True, False])
+    scores = np.array([0.1, 0.8, 0.3, 0.9, 0.2])
+    assert (scores >= best_threshold(truth, scores)).tolist() == truth.tolist()
+
+
+def test_sessions_are_windows_of_events_and_rows_of_counts(tmp_path: Path) -> None:
+    columns = {"key": ["a", "b", "c"], "events": [[1, 2, 2], [3], [1] * 100], "label": [0, 1, 0]}
+    pq.write_table(pa.table(columns), tmp_path / "sessions.parquet")
+    sessions = Sessions.read(tmp_path, "sessions", key="key")
+    case = sessions.case(np.array([0]), np.array([1, 2]))
+    assert case.truth.tolist() == [True, False]
+    assert case.test.lengths.tolist() == [1, STEPS]
+    known, judged = case.flat()
+    assert known.tolist() == [[0.0, 1.0, 2.0, 0.0]]
+    assert judged.tolist() == [[0.0, 0.0, 0.0, 1.0], [0.0, 100.0, 0.0, 0.0]]
+
+
+def test_a_stream_is_scored_before_it_is_learned_from(tmp_path: Path) -> None:
+    task = next(task for task in TASKS if task.suite == "streams" and task.name == "smtp")
+    rng = np.random.default_rng(0)
+    label = np.zeros(1500, dtype=int)
+    label[900:1200] = 1  # a blob that nobody has seen before; then it stays
+    values = rng.normal(size=(1500, 3)) + 8.0 * label[:, None]
+    write(tmp_path / f"{task.files[0]}.parquet", values, label=label)
+    [make] = task.cases(tmp_path, 0, 1000)
+    case = make()
+    assert (len(case.fit), len(case.test)) == (500, 1000)
+    for name in ("knn", "river:hst", "rcf3:forest"):
+        outcome = run(name, case, 0, 10.0)
+        first, last = outcome.scores[400:450].mean(), outcome.scores[660:700].mean()
+        assert first > 1.05 * last, name

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from agents.bench.accuracy.table import Bools, Rows, Table
-from detectors.windows import Layout, WindowArrays
-
-SESSION_STEPS = 64
-"""Events of a session that are kept: what a pipeline file that says nothing else keeps."""
+from agents.bench.accuracy.sessions import Sessions
+from agents.bench.accuracy.table import Table
 
 
 def folder_of(name: str) -> Path:
@@ -48,36 +44,9 @@ def place(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
 
 
-@dataclass(frozen=True)
-class Sessions:
-    """Labelled event sequences, with the id of each."""
-
-    ids: Sequence[str]
-    events: Sequence[tuple[int, ...]]
-    anomalous: Bools
-
-    @classmethod
-    def read(cls, name: str) -> Sessions:
-        """Read a data set with the columns ``block_id``, ``events`` and ``label``."""
-        columns = read(name)
-        events = [tuple(sequence) for sequence in columns["events"]]
-        return cls(columns["block_id"], events, np.array(columns["label"]) == 1)
-
-    @property
-    def layout(self) -> Layout:
-        """What a model of these sessions is made for."""
-        return Layout("logs", "route", SESSION_STEPS, (), ("event",), "session")
-
-    def windows(self, rows: Rows) -> WindowArrays:
-        """Sessions as the pipeline keeps them: windows of events, of which the first are kept."""
-        cat = np.zeros((len(rows), SESSION_STEPS, 1), dtype=np.int32)
-        length = np.zeros(len(rows), dtype=np.int64)
-        for at, row in enumerate(rows.tolist()):
-            kept = self.events[row][:SESSION_STEPS]
-            cat[at, : len(kept), 0] = kept
-            length[at] = len(kept)
-        nothing = np.empty((len(rows), SESSION_STEPS, 0), dtype=np.float32)
-        return WindowArrays(nothing, cat, length, np.arange(len(rows)))
+def sessions(name: str) -> Sessions:
+    """Read labelled event sequences."""
+    return Sessions.read(folder_of(name), name)
 
 
 class Results:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
-from agents.bench.accuracy.table import Rows, Table
+from agents.bench.accuracy.case import Rows
+from agents.bench.accuracy.table import Table
 from detectors import create
 from tests.realdata.loading import Results
 from tests.realdata.loading import table as read_table

@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from agents.bench.accuracy.table import Rows, Table
+from agents.bench.accuracy.case import Rows
+from agents.bench.accuracy.table import Table
 from detectors import create
 from tests.realdata.loading import Results
 from tests.realdata.loading import table as read_table

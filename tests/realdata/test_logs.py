@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from agents.bench.accuracy.table import Rows
+from agents.bench.accuracy.case import Rows
+from agents.bench.accuracy.sessions import Sessions
 from agents.metrics import detection_metrics
 from agents.records import Floats
 from agents.tail import Tail
 from detectors.model import FULL, Model
-from tests.realdata.loading import Results, Sessions, place
+from tests.realdata.loading import Results, place
+from tests.realdata.loading import sessions as read_sessions
 
 pytestmark = pytest.mark.data
 
@@ -53,7 +55,7 @@ class Judged:
 
 
 def read() -> Sessions:
-    return Sessions.read("hdfs/sessions_loghub")
+    return read_sessions("hdfs/sessions_loghub")
 
 
 def judge(sessions: Sessions, detector: str, salt: str = "") -> Judged:

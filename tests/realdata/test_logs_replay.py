@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.bench.accuracy.table import Rows
+from agents.bench.accuracy.case import Rows
+from agents.bench.accuracy.sessions import Sessions
 from agents.decide import BLOCK
-from tests.realdata.loading import Results, Sessions, place
+from tests.realdata.loading import Results, place
 from tests.realdata.test_logs import DRAWS, HISTORY, SHARE, Judged, measure, read
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]

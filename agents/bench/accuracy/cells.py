@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+from collections import defaultdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from agents.bench.accuracy.measures import measure
 from agents.bench.accuracy.methods import run
 from agents.bench.accuracy.tasks import Task
-from agents.metrics import detection_metrics
 from detectors.device import on_one_core
 from schemas.errors import EddyError
+
+LEAST_SECONDS = 5.0
+"""Time to fit in of a case whose task has many."""
 
 GRACE = 10.0
 """Times the seconds of a fit after which a cell is given up: not every method knows a limit."""
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
-    """Measures of one method on one data set with one seed.
+    """Measures of one method on one data set with one seed, means over its cases.
 
-    ``peak_mib`` is by how much the process grew at most. ``failure`` says why there are no
-    measures.
+    ``vus_pr`` and ``event_f1`` are there for series only, and ``delay_windows`` where an event was
+    noticed. Times and ``tested`` windows are sums. ``peak_mib`` is by how much the process grew at
+    most. ``failure`` says why there are no measures.
     """
 
     suite: str
@@ -37,6 +42,9 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     average_precision: float = 0.0
     best_f1: float = 0.0
     positives: float = 0.0
+    vus_pr: float | None = None
+    event_f1: float | None = None
+    delay_windows: float | None = None
     fit_seconds: float = 0.0
     score_seconds: float = 0.0
     tested: int = 0
@@ -55,7 +63,8 @@ def cell(
     folder, data
         Where cells are kept, and where the data sets are.
     rows, seconds
-        Limits: rows to fit on and to test, and time of a fit.
+        Limits: rows to fit on and to test (series are tested whole), and time to fit in, which the
+        cases of a task share.
     """
     name = f"{method.replace(':', '-')}-{seed}.json"
     path = folder / task.suite / task.name / name
@@ -93,27 +102,37 @@ def _apart(empty: Cell, task: Task, data: Path) -> Cell:
 
 def _measure(answer: Connection, empty: Cell, task: Task, data: Path) -> None:
     on_one_core()
-    table = task.read(data)
-    split = task.divide(table, empty.seed, empty.rows)
-    before = _memory()
     try:
-        outcome = run(empty.method, table, split, empty.seed, empty.seconds)
+        answer.send(_means(empty, task, data))
     except (EddyError, ValueError, RuntimeError) as error:
         answer.send(msgspec.structs.replace(empty, failure=str(error)))
-        return
-    truth = table.anomalous[split.test].astype(np.int8)
-    found = detection_metrics(truth, outcome.scores, np.zeros(len(truth), dtype=bool))
-    names = ("roc_auc", "average_precision", "best_f1", "positives")
-    answer.send(
-        msgspec.structs.replace(
-            empty,
-            **{name: found[name] for name in names},
-            fit_seconds=outcome.fit_seconds,
-            score_seconds=outcome.score_seconds,
-            tested=len(truth),
-            peak_mib=_memory() - before,
-            stopped=outcome.stopped,
-        )
+
+
+def _means(empty: Cell, task: Task, data: Path) -> Cell:
+    measures: dict[str, list[float]] = defaultdict(list)
+    fit_seconds = score_seconds = peak = 0.0
+    tested, stopped = 0, set()
+    cases = task.cases(data, empty.seed, empty.rows)
+    seconds = max(empty.seconds / len(cases), min(empty.seconds, LEAST_SECONDS))
+    for make in cases:
+        case = make()
+        before = _memory()
+        outcome = run(empty.method, case, empty.seed, seconds)
+        peak = max(peak, _memory() - before)
+        for name, value in measure(case, outcome.scores).items():
+            measures[name].append(value)
+        fit_seconds += outcome.fit_seconds
+        score_seconds += outcome.score_seconds
+        tested += len(case.truth)
+        stopped.add(outcome.stopped)
+    return msgspec.structs.replace(
+        empty,
+        **{name: float(np.mean(values)) for name, values in measures.items()},
+        fit_seconds=fit_seconds,
+        score_seconds=score_seconds,
+        tested=tested,
+        peak_mib=peak,
+        stopped=", ".join(sorted(stopped)),
     )
 
 

@@ -2,48 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from agents.bench.accuracy.table import Floats, Table
-from agents.bench.accuracy.tasks import Split
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.preprocessing import StandardScaler
+
+from agents.bench.accuracy.case import Case
+from agents.bench.accuracy.online import STREAM_PEERS, run_online
+from agents.bench.accuracy.outcome import Outcome
+from agents.bench.accuracy.tasks import KINDS
 from detectors import CATALOGUE, Budget, create, detector_class
 from schemas.errors import DataError
 
+
+class Peer(NamedTuple):
+    """A detector of pyod: module, class, what it is made with, and what it needs."""
+
+    module: str
+    name: str
+    make: Callable[[int, int], dict[str, Any]] = lambda seed, columns: {}
+    labels: bool = False
+
+
 PYOD = {
-    "pyod:iforest": ("pyod.models.iforest", "IForest", True),
-    "pyod:ecod": ("pyod.models.ecod", "ECOD", False),
-    "pyod:knn": ("pyod.models.knn", "KNN", False),
-    "pyod:lof": ("pyod.models.lof", "LOF", False),
+    "pyod:iforest": Peer("iforest", "IForest", lambda seed, columns: {"random_state": seed}),
+    "pyod:ecod": Peer("ecod", "ECOD"),
+    "pyod:knn": Peer("knn", "KNN"),
+    "pyod:lof": Peer("lof", "LOF"),
+    "pyod:pca": Peer("pca", "PCA"),
+    "pyod:deep_svdd": Peer(
+        "deep_svdd",
+        "DeepSVDD",
+        lambda seed, columns: {"n_features": columns, "random_state": seed, "verbose": 0},
+    ),
+    "pyod:devnet": Peer(
+        "devnet", "DevNet", lambda seed, columns: {"random_seed": seed}, labels=True
+    ),
 }
-"""Module, class, and whether it takes a seed."""
-
-
-class Outcome(NamedTuple):
-    """Scores ``[n]`` of the rows to test, and what they took."""
-
-    scores: Floats
-    fit_seconds: float
-    score_seconds: float
-    stopped: str
-
-
-Method = Callable[[Table, Split, int, float], Outcome]
 
 
 def methods_for(suite: str) -> list[str]:
-    """Return the detectors that take records, with labels in the suite of few labels only."""
-    ours = []
+    """Return the detectors that take the windows of a suite, and peers.
+
+    Those that cannot do without labels are for the suite of few labels only, and streams are for
+    those that learn on without training.
+    """
+    kind, names = KINDS.get(suite, "record"), []
     for name in sorted(CATALOGUE):
         caps = detector_class(name).caps
-        if "record" in caps.kinds and (suite == "weak" or not caps.min_labels):
-            ours.append(name)
-    return [*ours, *PYOD]
+        learns = suite != "streams" or caps.partial_fit == "statistics-only"
+        if kind in caps.kinds and learns and (suite == "weak" or not caps.min_labels):
+            names.append(name)
+    if suite == "streams":
+        return [*names, *STREAM_PEERS]
+    return names + [name for name, peer in PYOD.items() if suite == "weak" or not peer.labels]
 
 
-def run(name: str, table: Table, split: Split, seed: int, seconds: float) -> Outcome:
+def run(name: str, case: Case, seed: int, seconds: float) -> Outcome:
     """Fit within ``seconds`` where that can be limited, and score.
 
     Raises
@@ -51,29 +72,45 @@ def run(name: str, table: Table, split: Split, seed: int, seconds: float) -> Out
     DataError
         If there is no such method here.
     """
+    if case.learns:
+        return run_online(name, case, seed, seconds)
     if name in PYOD:
-        return _run_pyod(name, table, split, seed)
+        return _run_pyod(name, PYOD[name], case, seed)
     detector = create(name, seed=seed)
-    known, judged = table.encoded(split.fit, split.test)
-    labels = split.labels if detector.caps.uses_labels else None
+    labels = case.labels if detector.caps.uses_labels else None
     began = time.perf_counter()
-    detector.fit(known, labels, budget=Budget(seconds=seconds))
+    detector.fit(case.fit, labels, budget=Budget(seconds=seconds))
     fitted = time.perf_counter()
-    scores = detector.score(judged).score.double().numpy()
+    scores = detector.score(case.test).score.double().numpy()
     return Outcome(scores, fitted - began, time.perf_counter() - fitted, detector.report.stopped)
 
 
-def _run_pyod(name: str, table: Table, split: Split, seed: int) -> Outcome:
-    module, attribute, seeded = PYOD[name]
+def _run_pyod(name: str, peer: Peer, case: Case, seed: int) -> Outcome:
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(f"pyod.models.{peer.module}"), peer.name)
     except ModuleNotFoundError as error:
         msg = f"{name}: {error.name} is not installed; pip install 'eddy[bench]'"
         raise DataError(msg) from error
-    known, judged = table.one_hot(split.fit, split.test)
+    scale = StandardScaler()  # Eddy's detectors scale by themselves
+    known, judged = case.flat()
+    known, judged = scale.fit_transform(known), scale.transform(judged)
+    np.random.seed(seed)
+    detector = found(**peer.make(seed, known.shape[1]))
     began = time.perf_counter()
-    detector = found(random_state=seed) if seeded else found()
-    detector.fit(known)
-    fitted = time.perf_counter()
-    scores = detector.decision_function(judged)
+    with contextlib.redirect_stdout(io.StringIO()):
+        if peer.labels:
+            detector.fit(known, _known_labels(name, case.labels))
+        else:
+            detector.fit(known)
+        fitted = time.perf_counter()
+        scores = np.asarray(detector.decision_function(judged), dtype=float).ravel()
+    scores = np.nan_to_num(scores)  # some are infinite
     return Outcome(scores, fitted - began, time.perf_counter() - fitted, "its own end")
+
+
+def _known_labels(name: str, labels: NDArray[np.int8] | None) -> NDArray[np.int64]:
+    if labels is None:
+        msg = f"{name}: needs labels, and this data set is measured without"
+        raise DataError(msg)
+    known: NDArray[np.int64] = (labels == 1).astype(np.int64)
+    return known

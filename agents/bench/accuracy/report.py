@@ -11,7 +11,10 @@ from agents.bench.accuracy.cells import Cell
 
 
 def report(cells: Iterable[Cell]) -> str:
-    """Return a Markdown table of average precision for each suite, the best method first."""
+    """Return a Markdown table for each suite, the best method first.
+
+    By VUS-PR for series, by average precision elsewhere.
+    """
     by_suite: dict[str, list[Cell]] = defaultdict(list)
     for found in cells:
         by_suite[found.suite].append(found)
@@ -24,8 +27,9 @@ def _suite(name: str, cells: list[Cell]) -> str:
     for found in cells:
         rows[found.method][found.task].append(found)
     mean = {method: _mean(row, tasks) for method, row in rows.items()}
+    head = "VUS-PR (event F1)" if name == "series" else "average precision (ROC AUC)"
     lines = [
-        f"| {name}: average precision (ROC AUC) | mean | {' | '.join(tasks)} | fit s | score/s |",
+        f"| {name}: {head} | mean | {' | '.join(tasks)} | fit s | score/s |",
         "|---" * (len(tasks) + 4) + "|",
     ]
     for method in sorted(rows, key=lambda method: -mean[method]):
@@ -39,9 +43,14 @@ def _suite(name: str, cells: list[Cell]) -> str:
     return "\n".join(lines)
 
 
+def headline(found: Cell) -> float:
+    """Return the measure that methods are ranked by."""
+    return found.average_precision if found.vus_pr is None else found.vus_pr
+
+
 def _mean(row: dict[str, list[Cell]], tasks: list[str]) -> float:
     """Mean over the data sets; one without a measure counts as 0."""
-    parts = [[x.average_precision for x in row[task]] or [0.0] for task in tasks]
+    parts = [[headline(x) for x in row[task]] or [0.0] for task in tasks]
     return float(np.mean([np.mean(part) for part in parts]))
 
 
@@ -49,6 +58,6 @@ def _text(cells: list[Cell]) -> str:
     done = [found for found in cells if not found.failure]
     if not done:
         return cells[0].failure[:40] if cells else "–"
-    precision = [found.average_precision for found in done]
-    area = np.mean([found.roc_auc for found in done])
-    return f"{np.mean(precision):.3f} ± {np.std(precision):.3f} ({area:.3f})"
+    values = [headline(found) for found in done]
+    second = [found.roc_auc if found.event_f1 is None else found.event_f1 for found in done]
+    return f"{np.mean(values):.3f} ± {np.std(values):.3f} ({np.mean(second):.3f})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sklearn.preprocessing import OneHotEncoder
 
+from agents.bench.accuracy.case import Bools, Case, Floats, Rows
+from agents.bench.accuracy.splits import Split
 from agents.templates import CodeCache
 from detectors import WindowBatch
 from detectors.vocabulary import Vocabulary
 from detectors.windows import Layout, WindowArrays, WindowEncoder
-
-Bools = NDArray[np.bool_]
-Rows = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,12 @@ class Table:
             cat[:, field] = CodeCache()(values)
         one = np.ones(n, dtype=np.int64)
         return WindowArrays(self.numbers[:, None], cat[:, None], one, np.arange(n))
+
+    def case(self, split: Split) -> Case:
+        """Fit on some records and test others."""
+        known, judged = self.encoded(split.fit, split.test)
+        flat = partial(self.one_hot, split.fit, split.test)
+        return Case(known, split.labels, judged, self.anomalous[split.test], flat)
 
     def encoded(self, fit: Rows, test: Rows) -> tuple[WindowBatch, WindowBatch]:
         """Both parts as a detector sees them, with the vocabularies of the part to fit on."""

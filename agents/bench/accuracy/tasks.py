@@ -1,129 +1,166 @@
-"""What is measured on: data sets, and how each is split into rows to fit on and rows to test."""
+"""What is measured on: data sets, each under one protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from agents.bench.accuracy.table import Bools, Rows, Table
+from agents.bench.accuracy import series
+from agents.bench.accuracy.case import Case, Cases
+from agents.bench.accuracy.sessions import Sessions
+from agents.bench.accuracy.splits import Split, Splitter, few_labels, half_of_normals
+from agents.bench.accuracy.table import Table
 from schemas.errors import DataError
 
 ATTACKS = 0.05
-LABELLED = 30
-CONTAMINATION = 0.02
+HDFS_ANOMALIES = 0.0293
+"""Share of the sessions of the whole log: anomalies are over-represented in what is published."""
 
-
-@dataclass(frozen=True)
-class Split:
-    """Rows to fit on with labels (1 anomaly, -1 unlabelled), or none, and rows to test."""
-
-    fit: Rows
-    labels: NDArray[np.int8] | None
-    test: Rows
-
-
-Splitter = Callable[[Bools, np.random.Generator, int], Split]
+STREAM, WARM_UP = 100_000, 500
+"""Records of a stream, and how many of them come before the first that counts."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One data set under one protocol."""
+    """One data set under one protocol: its files, without their ending, and its cases."""
 
     name: str
     suite: str
-    path: str
-    split: Splitter
-    label: str = "label"
-    options: dict[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...]
+    cases: Cases
 
     def find(self, folder: Path) -> None:
         """Raise :class:`DataError` if the data set is not in the folder."""
-        path = folder / f"{self.path}.parquet"
-        if not path.is_file():
-            msg = f"{path}: no such file; --data names the folder of the public data sets"
-            raise DataError(msg)
-
-    def read(self, folder: Path) -> Table:
-        """Read the data set."""
-        return Table.read(folder, self.path, label=self.label, **self.options)
-
-    def divide(self, table: Table, seed: int, rows: int) -> Split:
-        """Draw a split with at most ``rows`` rows on each side."""
-        return self.split(table.anomalous, np.random.default_rng(seed), rows)
+        for file in self.files:
+            path = folder / f"{file}.parquet"
+            if not path.is_file():
+                msg = f"{path}: no such file; --data names the folder of the public data sets"
+                raise DataError(msg)
 
 
-def half_of_normals(
-    anomalous: Bools, rng: np.random.Generator, rows: int, share: float | None = None
-) -> Split:
-    """Fit on half of the normal rows, test on the other half and on anomalies.
+def record_cases(
+    file: str,
+    split: Splitter,
+    options: dict[str, Any],
+    folder: Path,
+    seed: int,
+    rows: int,
+) -> list[Callable[[], Case]]:
+    """One case: labelled records, split at random."""
 
-    ``share`` is that of anomalies in the test, by default as among all rows.
-    """
-    normal, odd = _shuffled(anomalous, rng)
-    half = len(normal) // 2
-    fit, test = normal[:half][:rows], normal[half:][:rows]
-    wanted = share if share is not None else len(odd) / (len(odd) + len(normal) - half)
-    drawn = odd[: max(1, round(len(test) * wanted / (1 - wanted)))]
-    return Split(fit, None, np.concatenate([test, drawn]))
+    def make() -> Case:
+        table = Table.read(folder, file, **options)
+        return table.case(split(table.anomalous, np.random.default_rng(seed), rows))
 
-
-def few_labels(anomalous: Bools, rng: np.random.Generator, rows: int) -> Split:
-    """Fit on 80 % of the rows, of which 30 anomalies have labels and 2 % are hidden ones.
-
-    The protocol of Pang et al. 2019 (DevNet), with at most ``rows`` rows to fit on and to test.
-    """
-    normal, odd = _shuffled(anomalous, rng)
-    normals, known = round(0.8 * len(normal)), round(0.8 * len(odd))
-    taken = normal[:normals][:rows]
-    hidden = round(CONTAMINATION / (1 - CONTAMINATION) * len(taken))
-    labelled, unlabelled = odd[:LABELLED], odd[LABELLED:known][:hidden]
-    fit = np.concatenate([labelled, unlabelled, taken])
-    labels = np.full(len(fit), -1, dtype=np.int8)
-    labels[:LABELLED] = 1
-    order = rng.permutation(len(fit))
-    rest = normal[normals:][:rows]
-    drawn = odd[known:][: max(1, round(len(odd) / len(normal) * len(rest)))]
-    test = np.concatenate([rest, drawn])
-    return Split(fit[order], labels[order], test)
+    return [make]
 
 
-def _shuffled(anomalous: Bools, rng: np.random.Generator) -> tuple[Rows, Rows]:
-    return rng.permutation(np.flatnonzero(~anomalous)), rng.permutation(np.flatnonzero(anomalous))
+def stream_cases(
+    file: str, options: dict[str, Any], folder: Path, seed: int, rows: int
+) -> list[Callable[[], Case]]:
+    """One case: records in their order, the first of which are fitted on unlabelled."""
+
+    def make() -> Case:
+        table = Table.read(folder, file, **options)
+        order = np.arange(min(len(table.anomalous), STREAM))
+        case = table.case(Split(order[:WARM_UP], None, order[WARM_UP:]))
+        return replace(case, learns=True)
+
+    return [make]
+
+
+def session_cases(
+    file: str,
+    share: float | None,
+    options: dict[str, Any],
+    folder: Path,
+    seed: int,
+    rows: int,
+) -> list[Callable[[], Case]]:
+    """One case: half of the normal sessions to fit on."""
+
+    def make() -> Case:
+        sessions = Sessions.read(folder, file, **options)
+        split = half_of_normals(sessions.anomalous, np.random.default_rng(seed), rows, share)
+        return sessions.case(split.fit, split.test)
+
+    return [make]
+
+
+def _records(
+    name: str, suite: str, file: str, split: Splitter, label: str = "label", **options: Any
+) -> Task:
+    cases = partial(record_cases, file, split, {"label": label, **options})
+    return Task(name, suite, (file,), cases)
+
+
+def _stream(name: str, file: str, options: dict[str, Any]) -> Task:
+    cases = partial(stream_cases, file, {"label": "label", **options})
+    return Task(name, "streams", (file,), cases)
+
+
+def _sessions(name: str, file: str, share: float | None = None, **options: Any) -> Task:
+    return Task(name, "logs", (file,), partial(session_cases, file, share, options))
+
+
+def _series(name: str, files: list[str], cases: Cases) -> Task:
+    return Task(name, "series", tuple(files), cases)
 
 
 _ADBENCH = (
     *("2_annthyroid", "5_campaign", "11_donors", "16_http", "24_mnist", "32_shuttle"),
     *("34_smtp", "38_thyroid"),
 )
-_FLOWS: dict[str, tuple[str, dict[str, Any]]] = {
-    "unsw_nb15": (
+_FLOWS = partial(half_of_normals, share=ATTACKS)
+_FLOW_SETS: list[tuple[str, str, dict[str, Any]]] = [
+    (
+        "unsw_nb15",
         "unsw_nb15/unsw_nb15_82332",
         {"categories": ("proto", "service", "state"), "drop": ("id", "attack_cat")},
     ),
-    "kdd99": (
+    (
+        "kdd99",
         "kdd99/kddcup_10_percent",
         {"categories": ("protocol_type", "service", "flag"), "drop": ("attack",)},
     ),
-}
+]
+_STREAM_SETS = [*_FLOW_SETS, ("http", "adbench/16_http", {}), ("smtp", "adbench/34_smtp", {})]
+_SMD = [f"smd/machine-{n}" for n in ("1-6", "2-1", "2-7", "3-3")]
+_ASD = [f"asd/omi-{n}" for n in range(1, 7)]
+_NASA = ["smap_msl/smap", "smap_msl/msl"]
+
+
+def _pairs(names: list[str]) -> list[str]:
+    return [f"{name}_{part}" for name in names for part in ("train", "test")]
+
 
 TASKS: list[Task] = [
     *(
-        Task(name.partition("_")[2], "records", f"adbench/{name}", half_of_normals)
+        _records(name.partition("_")[2], "records", f"adbench/{name}", half_of_normals)
         for name in _ADBENCH
     ),
-    *(
-        Task(name, "flows", path, partial(half_of_normals, share=ATTACKS), options=more)
-        for name, (path, more) in _FLOWS.items()
+    *(_records(name, "flows", file, _FLOWS, **more) for name, file, more in _FLOW_SETS),
+    _records(
+        "annthyroid21", "weak", "devnet/annthyroid_21feat_normalised", few_labels, label="class"
     ),
-    Task("annthyroid21", "weak", "devnet/annthyroid_21feat_normalised", few_labels, "class"),
-    Task("campaign", "weak", "adbench/5_campaign", few_labels),
-    Task("donors", "weak", "adbench/11_donors", few_labels),
+    _records("campaign", "weak", "adbench/5_campaign", few_labels),
+    _records("donors", "weak", "adbench/11_donors", few_labels),
+    _series("smd", _pairs(_SMD), partial(series.entities, _SMD)),
+    _series("asd", _pairs(_ASD), partial(series.entities, _ASD)),
+    _series("smap_msl", _pairs(_NASA), partial(series.channels, _NASA)),
+    _series("skab", ["skab/skab", "skab/anomaly_free"], series.experiments),
+    _series("nab", ["nab/nab"], series.benchmark),
+    _sessions("hdfs", "hdfs/sessions_loghub", HDFS_ANOMALIES),
+    _sessions("hdfs_xu", "hdfs/sessions_xu", HDFS_ANOMALIES),
+    *(_stream(name, file, more) for name, file, more in _STREAM_SETS),
+    _sessions("adfa_ld", "adfa_ld/traces", key="trace", events="syscalls"),
 ]
 
 SUITES = tuple(dict.fromkeys(task.suite for task in TASKS))
+KINDS = {"series": "series", "logs": "events"}
+"""Kind of windows of the suites that are not about records."""

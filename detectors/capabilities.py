@@ -16,6 +16,7 @@ Source = Literal[
     "SESSIONS",
     "PATHS",
     "GRAPHS",
+    "BAGS",
     "ONESIDED",
     "FEWLABELS",
 ]
@@ -35,7 +36,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         Input kinds it takes: ``record`` is ``T = 1``; ``series`` numbers with ``T > 1``;
         ``events`` one category field with ``T >= 1``; ``catrec`` several, and a ``path`` where
         they name entities that meet in an event; ``graphwin`` is a window of such events, with
-        numbers, as one graph.
+        numbers, as one graph; a ``bag`` is a session, labelled as a whole, whose steps are its
+        instances.
     min_labels
         Labelled anomalies it refuses to fit without; 0 where labels are not needed.
     uses_labels

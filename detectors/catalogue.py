@@ -34,6 +34,7 @@ CATALOGUE: dict[str, str] = {
     "knn": "detectors.knn:NearestNeighbours",
     "loda": "detectors.loda:Loda",
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",
+    "mil": "detectors.mil:MultipleInstanceRanking",
     "nce": "detectors.nce:EventNce",
     "netwalk": "detectors.netwalk:NetWalk",
     "online_iforest": "detectors.online_iforest:OnlineIsolationForest",

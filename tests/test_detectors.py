@@ -23,6 +23,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "ffp": (Budget(steps=100), {}),
     "gcn_ae": (Budget(steps=200), {"hidden": 32}),
     "lstm_ae": (Budget(steps=400), {"hidden": 32, "learning_rate": 1e-2, "batch": 64}),
+    "mil": (Budget(steps=400), {"learning_rate": 3e-3}),
     "netwalk": (Budget(steps=300), {}),
     "prenet": (Budget(steps=200), {}),
     "rda": (Budget(steps=500), {"code": 4, "batch": 64, "learning_rate": 1e-2}),

@@ -82,6 +82,7 @@ class Subject:
             "events": ["events"],
             "catrec": ["catrec"],
             "graphwin": ["graph"],
+            "bag": ["series", "sequence", "events"],
         }
         kinds = self.cls.caps.kinds
         return [name for kind in kinds if kind in by_kind for name in by_kind[kind]]

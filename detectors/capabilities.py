@@ -9,7 +9,16 @@ import msgspec
 Kind = Literal["record", "series", "events", "catrec", "path", "bag", "graphwin"]
 Supervision = Literal["unsupervised", "semi-supervised", "weakly supervised"]
 Source = Literal[
-    "SUBSPACE", "CLUSTERS", "WAVES", "GRAMMAR", "SESSIONS", "PATHS", "ONESIDED", "FEWLABELS"
+    "SUBSPACE",
+    "CLUSTERS",
+    "WAVES",
+    "GRAMMAR",
+    "SESSIONS",
+    "PATHS",
+    "GRAPHS",
+    "BAGS",
+    "ONESIDED",
+    "FEWLABELS",
 ]
 
 
@@ -25,7 +34,10 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         In the survey's words (§2.2): semi-supervised means that training data is assumed normal.
     kinds
         Input kinds it takes: ``record`` is ``T = 1``; ``series`` numbers with ``T > 1``;
-        ``events`` one category field with ``T >= 1``.
+        ``events`` one category field with ``T >= 1``; ``catrec`` several, and a ``path`` where
+        they name entities that meet in an event; ``graphwin`` is a window of such events, with
+        numbers, as one graph; a ``bag`` is a session, labelled as a whole, whose steps are its
+        instances.
     min_labels
         Labelled anomalies it refuses to fit without; 0 where labels are not needed.
     uses_labels

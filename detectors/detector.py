@@ -372,6 +372,10 @@ class Detector(ABC):
             taken.add("series")
         if batch.fields and not batch.features:
             taken |= {"events", "catrec"} & set(kinds)
+        if batch.steps > 1 and "bag" in kinds:
+            taken.add("bag")
+        if batch.fields and "graphwin" in kinds:
+            taken.add("graphwin")
         if batch.fields and batch.features and ("record" in kinds or "events" in kinds):
             taken.add("record")
         if not taken:

@@ -187,6 +187,52 @@ def paths(rng: np.random.Generator) -> Sample:
     return Sample(batch(draw(TRAIN)), batch(draw(TEST)), batch(mixed(TEST)))
 
 
+def graphs(rng: np.random.Generator) -> Sample:
+    """Flows within two groups of hosts that differ in their numbers.
+
+    In an anomalous window one host sends as those of the other group do.
+    """
+    steps, hosts = 24, 8
+    level = np.array([[-1.0, 0.5], [1.0, -0.5]])
+
+    def draw(n: int, changed: bool = False) -> WindowBatch:
+        group: Ids = rng.integers(2, size=(n, steps))
+        ends: Ids = rng.integers(hosts, size=(n, steps, 2)) + hosts * group[..., None]
+        sends = group.copy()
+        if changed:
+            one = ends[:, 0, :1]
+            sends = np.where(ends[..., 0] == one, 1 - group, group)
+        num = level[sends] + 0.2 * rng.normal(size=(n, steps, 2))
+        return WindowBatch(
+            num=torch.from_numpy(num).float(),
+            cat=torch.from_numpy(ends + 2),
+            mask=torch.ones(n, steps, dtype=torch.bool),
+            vocab=(2 * hosts + 2, 2 * hosts + 2),
+        )
+
+    return Sample(draw(TRAIN), draw(TEST), draw(TEST, changed=True))
+
+
+def bags(rng: np.random.Generator) -> Sample:
+    """Sessions of slow waves; a labelled one, and every anomalous one, holds six quick steps."""
+    steps, labelled = 48, 60
+
+    def draw(n: int, anomalous: Ids | None = None) -> Floats:
+        phase = rng.uniform(0, 2 * np.pi, size=(n, 1, 1))
+        time = np.arange(steps)[None, :, None] / 4 + phase + np.array([0.0, 1.0, 2.0])
+        values: Floats = np.sin(time) + 0.1 * rng.normal(size=(n, steps, 3))
+        for row in [] if anomalous is None else anomalous:
+            start = rng.integers(steps - 6)
+            values[row, start : start + 6] = np.sin(4 * time[row, start : start + 6])
+        return values
+
+    marked = np.sort(rng.permutation(TRAIN)[:labelled])
+    labels = np.full(TRAIN, -1, dtype=np.int8)
+    labels[marked] = 1
+    train, normal, odd = draw(TRAIN, marked), draw(TEST), draw(TEST, np.arange(TEST))
+    return Sample(as_batch(train), as_batch(normal), as_batch(odd), labels)
+
+
 def onesided(rng: np.random.Generator) -> Sample:
     """One blob away from the origin; anomalies surround the origin."""
     return _numbers(lambda n: 3.0 + rng.normal(size=(n, 8)), 0.7 * rng.normal(size=(TEST, 8)))
@@ -213,6 +259,8 @@ _SOURCES: dict[Source, Callable[[np.random.Generator], Sample]] = {
     "GRAMMAR": grammar,
     "SESSIONS": sessions,
     "PATHS": paths,
+    "GRAPHS": graphs,
+    "BAGS": bags,
     "ONESIDED": onesided,
     "FEWLABELS": fewlabels,
 }

@@ -28,7 +28,7 @@ another order."""
 WINDOWS = 48
 """Size of the small data sets; even, and more than any batch-level statistic would hide in."""
 
-ALL_INPUTS = ("record", "mixed", "series", "sequence", "events", "catrec")
+ALL_INPUTS = ("record", "mixed", "series", "sequence", "events", "catrec", "graph")
 
 
 class CheckError(AssertionError):
@@ -81,6 +81,8 @@ class Subject:
             "series": ["series", "sequence"],
             "events": ["events"],
             "catrec": ["catrec"],
+            "graphwin": ["graph"],
+            "bag": ["series", "sequence", "events"],
         }
         kinds = self.cls.caps.kinds
         return [name for kind in kinds if kind in by_kind for name in by_kind[kind]]
@@ -114,12 +116,21 @@ class Subject:
         return self._trained[source]
 
 
+_VOCAB = {
+    "mixed": (9, 90),
+    "sequence": (9,),
+    "events": (9,),
+    "catrec": (9, 90),
+    "graph": (9, 9),
+}
+
+
 def small(name: str, seed: int = 1, windows: int = WINDOWS) -> WindowBatch:
     """Draw a small data set of one of ``ALL_INPUTS``; where there are steps, of all lengths."""
     rng = np.random.default_rng(seed)
     steps = 1 if name in ("record", "mixed", "catrec") else 6
-    features = {"record": 5, "mixed": 3, "series": 4, "sequence": 2}.get(name, 0)
-    vocab = {"mixed": (9, 90), "sequence": (9,), "events": (9,), "catrec": (9, 90)}.get(name, ())
+    features = {"record": 5, "mixed": 3, "series": 4, "sequence": 2, "graph": 2}.get(name, 0)
+    vocab = _VOCAB.get(name, ())
     lengths = torch.from_numpy(rng.integers(1, steps + 1, size=windows))
     lengths[: windows // 2] = steps
     mask = torch.arange(steps) < lengths.unsqueeze(1)

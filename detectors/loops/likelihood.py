@@ -75,6 +75,14 @@ class Unigrams:
             sums.append(field + share.cumsum(0) / share.sum())
         return cls(start, torch.cat(shares).log().float(), torch.cat(sums))
 
+    def draw(self, observed: Tensor, k: int, generator: torch.Generator) -> Tensor:
+        """Draw ``k`` values ``[B, k, C]`` of every field for each event ``[B, C]``."""
+        size, fields = observed.shape
+        draws = torch.rand((size, k, fields), generator=generator, dtype=torch.float64)
+        places = draws.to(observed.device) + torch.arange(fields, device=observed.device)
+        found = torch.searchsorted(self.cumulative, places, right=True)
+        return found.clamp(max=len(self.cumulative) - 1)
+
     def imitate(self, observed: Tensor, k: int, generator: torch.Generator) -> Contrast:
         """Make ``k`` imitations of each event ``[B, C]``, all in one field drawn for the event."""
         size, fields = observed.shape

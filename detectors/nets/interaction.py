@@ -95,7 +95,12 @@ class PairInteraction(nn.Module):
 
     def by_field(self, pairs: Tensor) -> Tensor:
         """Share ``[..., P]`` of pairs to shares ``[..., C]`` of fields: half to each of the two."""
-        shares = pairs.new_zeros((*pairs.shape[:-1], self.fields))
-        for side in self.pairs:
-            shares = shares.index_add(-1, side, 0.5 * pairs)
-        return shares
+        return halved(pairs, self.pairs, self.fields)
+
+
+def halved(shares: Tensor, pairs: Tensor, fields: int) -> Tensor:
+    """Shares ``[..., P]`` of the ``pairs [2, P]`` to shares ``[..., C]``: half to each of two."""
+    found = shares.new_zeros((*shares.shape[:-1], fields))
+    for side in pairs:
+        found = found.index_add(-1, side, 0.5 * shares)
+    return found

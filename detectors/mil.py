@@ -1,0 +1,255 @@
+"""Multiple-instance ranking: sessions that hold an anomaly teach which of their steps it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from detectors.batch import WindowBatch
+from detectors.capabilities import Capabilities
+from detectors.detector import Budget, Detector
+from detectors.loops.training import Count, Positive, Run, Stage, Training, gentle, train
+from detectors.nets.embedding import SequenceInput, show_new
+from detectors.nets.modules import load_module, module_state
+from detectors.nets.tcn import Tcn
+from detectors.scores import Explain, Scores
+
+KEPT = 512
+"""Labelled bags, and other ones, that are kept for updates."""
+
+Weight = Annotated[float, msgspec.Meta(ge=0.0)]
+
+
+class Bags(NamedTuple):
+    """A mini-batch: bags that hold an anomaly, and bags that presumably do not."""
+
+    positive: WindowBatch
+    negative: WindowBatch
+
+
+class InstanceNet(nn.Module):
+    """How anomalous each step is, in 0 .. 1, by itself and the ``1 + 4 (2**blocks - 1)`` before."""
+
+    def __init__(
+        self, features: int, vocab: tuple[int, ...], hidden: int, blocks: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.input = SequenceInput(features, vocab)
+        self.encoder = Tcn(self.input.width, hidden, blocks)
+        self.head = nn.Sequential(
+            nn.Linear(hidden, hidden // 2),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden // 2, 1),
+        )
+
+    def forward(self, data: WindowBatch) -> Tensor:
+        """``tau [B, T]``, 0 under the mask."""
+        hidden = self.encoder(self.input(data), data.mask)
+        tau: Tensor = torch.sigmoid(self.head(hidden)).squeeze(-1) * data.mask
+        return tau
+
+
+class MultipleInstanceRanking(Detector):
+    """Most anomalous step of a session, learned from labels of whole sessions.
+
+    A window is a bag, its steps are the instances. Only bags have labels: one that is labelled as
+    anomalous holds an anomalous step somewhere. The best step of such a bag ``p`` is to exceed the
+    best step of every other bag ``n`` by 1:
+
+    ``max(0, 1 - max_t tau(p_t) + max_t tau(n_t)) + smooth sum_t (tau(p_t) - tau(p_t+1))² +
+    sparse sum_t tau(p_t)``,
+
+    with ``tau`` in 0 .. 1. A bag scores its best step, and the steps say where.
+
+    Shapes
+    ------
+    Windows ``[B, T, F + C]`` with ``T`` up to that of the fit; about ``8 blocks H²`` multiply-adds
+    a step.
+
+    Notes
+    -----
+    Bags without a label and bags labelled as normal count alike: one that is neither labelled nor
+    normal teaches that its anomaly is none. ``partial_fit`` goes on with new labels and with
+    those that are remembered.
+
+    Adaptations: convolutions over the steps before an instance take the place of a network that was
+    trained on videos; each labelled bag is compared with all others of its mini-batch.
+
+    References
+    ----------
+    Sultani et al. 2018, *Real-world anomaly detection in surveillance videos*. Survey: Pang et al.
+    2020, section 6.1, equation 37.
+    """
+
+    class Config(Training, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        """Settings, besides those of every training.
+
+        Attributes
+        ----------
+        hidden, blocks
+            Width of the network, and its residual blocks: an instance reaches back by
+            ``4 (2**blocks - 1)`` steps.
+        dropout
+            Share of the last hidden layer that training hides.
+        smooth, sparse
+            Weights of the differences and of the sum of the steps of a labelled bag.
+        """
+
+        hidden: Annotated[int, msgspec.Meta(ge=2)] = 32
+        blocks: Count = 2
+        dropout: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.6
+        smooth: Weight = 8e-5
+        sparse: Weight = 8e-5
+        epochs: Count = 30
+        steps_per_epoch: Count = 30
+        batch: Annotated[int, msgspec.Meta(ge=2)] = 60
+        learning_rate: Positive = 1e-3
+        decay: Positive = 1.0
+        weight_decay: Weight = 1e-4
+
+    caps = Capabilities(
+        name="mil",
+        section="6.1",
+        supervision="weakly supervised",
+        kinds=("bag",),
+        min_labels=2,
+        uses_labels=True,
+        partial_fit="full",
+        per_step=True,
+        pads=False,
+        cost="small",
+        loop="deviation",
+        sources=("BAGS",),
+        waived={
+            "blames_the_step": (
+                "an instance is the stretch of steps that ends with a step, so that blame falls on "
+                "the end of the stretch that stands out most, a few steps after what is odd in it"
+            ),
+        },
+    )
+    chunk = 1024
+
+    # -- learning ---------------------------------------------------------------------------
+
+    def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
+        self._net = self._build()
+        none = self._padded(data[:0])
+        self._bags = Bags(none, none)
+        self._learn(data, labels, self.config, Run(self.seed, budget, self.report))
+
+    def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
+        # the full learning rate: a tenth of it would not let a new label be seen to work
+        settings = msgspec.structs.replace(
+            gentle(self.config), learning_rate=self.config.learning_rate
+        )
+        self._learn(data, labels, settings, Run(self.seed + 1, budget, self.report))
+
+    def _learn(
+        self, data: WindowBatch, labels: Tensor | None, settings: Training, run: Run
+    ) -> None:
+        data = self._padded(data)
+        labelled = torch.zeros(len(data), dtype=torch.bool, device=data.mask.device)
+        if labels is not None:
+            labelled = labels == 1
+        bags = Bags(
+            _joined(self._bags.positive, data[labelled]),
+            _joined(self._bags.negative, data[~labelled]),
+        )
+        if len(bags.positive) and len(bags.negative):
+            half = settings.batch // 2
+
+            def draw(generator: torch.Generator) -> Iterator[Bags]:
+                for _ in range(settings.steps_per_epoch):
+                    yield Bags(*(_some(part, half, generator) for part in bags))
+
+            train(Stage(self._net, settings, run), draw, self._loss)
+        generator = torch.Generator().manual_seed(run.seed)
+        order = torch.randperm(len(bags.negative), generator=generator)[:KEPT].sort().values
+        kept = bags.negative[order.to(data.mask.device)]
+        self._bags = Bags(bags.positive[-KEPT:], kept)
+
+    def _loss(self, bags: Bags) -> Tensor:
+        positive, negative = self._net(bags.positive), self._net(bags.negative)
+        return ranking_loss(
+            positive, negative, bags.positive.mask, self.config.smooth, self.config.sparse
+        )
+
+    # -- scoring ----------------------------------------------------------------------------
+
+    def _score(self, data: WindowBatch, explain: Explain) -> Scores:
+        steps = self._net(data)
+        score = steps.amax(dim=1) if data.steps else steps.new_zeros(len(data))
+        return Scores(score) if explain == "none" else Scores(score, steps)
+
+    # -- files ------------------------------------------------------------------------------
+
+    def _padded(self, data: WindowBatch) -> WindowBatch:
+        """Pad to the steps of the fit."""
+        more, pad = self._fitted().steps - data.steps, nn.functional.pad
+        return replace(
+            data,
+            num=pad(data.num, (0, 0, 0, more)),
+            cat=pad(data.cat, (0, 0, 0, more)),
+            mask=pad(data.mask, (0, more)),
+        )
+
+    def _build(self) -> InstanceNet:
+        shape, config = self._fitted(), self.config
+        net = InstanceNet(shape.features, shape.vocab, config.hidden, config.blocks, config.dropout)
+        return net.to(self.device)
+
+    def _state(self) -> dict[str, Tensor]:
+        parts = zip(("positive", "negative"), self._bags, strict=True)
+        bags = {
+            f"{name}.{part}": getattr(bag, part)
+            for name, bag in parts
+            for part in ("num", "cat", "mask")
+        }
+        return {**module_state(self._net, "net."), **bags}
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        vocab = self._fitted().vocab
+        self._bags = Bags(*(_bags_of(state, name, vocab) for name in ("positive", "negative")))
+        self._net = self._build()
+        load_module(self._net, state, "net.")
+
+
+def ranking_loss(
+    positive: Tensor, negative: Tensor, real: Tensor, smooth: float, sparse: float
+) -> Tensor:
+    """Loss ``[P]`` of labelled bags, each beside all others.
+
+    Parameters
+    ----------
+    positive, negative
+        ``tau [P, T]`` and ``[N, T]``, 0 under the mask and at least 0 elsewhere.
+    real
+        ``[P, T]``: which steps of the labelled bags are no padding.
+    """
+    best, others = positive.amax(dim=1, keepdim=True), negative.amax(dim=1)
+    hinge = (1 - best + others).clamp(min=0).mean(dim=1)
+    both = real[:, 1:] & real[:, :-1]
+    rough = ((positive[:, 1:] - positive[:, :-1]).square() * both).sum(dim=1)
+    return hinge + smooth * rough + sparse * (positive * real).sum(dim=1)
+
+
+def _bags_of(state: dict[str, Tensor], name: str, vocab: tuple[int, ...]) -> WindowBatch:
+    num, cat, mask = (state[f"{name}.{part}"] for part in ("num", "cat", "mask"))
+    return WindowBatch(num, cat, mask, vocab)
+
+
+def _some(bags: WindowBatch, count: int, generator: torch.Generator) -> WindowBatch:
+    chosen = torch.randint(len(bags), (count,), generator=generator)
+    return show_new(bags[chosen.to(bags.mask.device)], generator)
+
+
+def _joined(one: WindowBatch, other: WindowBatch) -> WindowBatch:
+    parts = ((getattr(x, name) for x in (one, other)) for name in ("num", "cat", "mask"))
+    num, cat, mask = (torch.cat(list(part)) for part in parts)
+    return WindowBatch(num, cat, mask, one.vocab)

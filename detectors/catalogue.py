@@ -38,6 +38,7 @@ CATALOGUE: dict[str, str] = {
     "pca": "detectors.pca:PrincipalComponents",
     "poly": "detectors.poly:LocalPolynomial",
     "prenet": "detectors.prenet:PReNet",
+    "randnet": "detectors.randnet:RandNet",
     "rcf": "detectors.rcf:RandomCutForest",
     "rda": "detectors.rda:RobustAutoencoder",
     "replicator": "detectors.replicator:Replicator",

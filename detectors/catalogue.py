@@ -38,6 +38,7 @@ CATALOGUE: dict[str, str] = {
     "pca": "detectors.pca:PrincipalComponents",
     "poly": "detectors.poly:LocalPolynomial",
     "prenet": "detectors.prenet:PReNet",
+    "rae_ens": "detectors.rae_ens:RecurrentEnsemble",
     "randnet": "detectors.randnet:RandNet",
     "rcf": "detectors.rcf:RandomCutForest",
     "rda": "detectors.rda:RobustAutoencoder",

@@ -32,6 +32,7 @@ CATALOGUE: dict[str, str] = {
     "kmeans_ad": "detectors.kmeans_ad:KMeans",
     "knn": "detectors.knn:NearestNeighbours",
     "loda": "detectors.loda:Loda",
+    "lsa": "detectors.lsa:LatentAutoregression",
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",
     "nce": "detectors.nce:EventNce",
     "online_iforest": "detectors.online_iforest:OnlineIsolationForest",

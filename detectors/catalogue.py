@@ -34,6 +34,7 @@ CATALOGUE: dict[str, str] = {
     "loda": "detectors.loda:Loda",
     "lsa": "detectors.lsa:LatentAutoregression",
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",
+    "memstream": "detectors.memstream:MemStream",
     "nce": "detectors.nce:EventNce",
     "online_iforest": "detectors.online_iforest:OnlineIsolationForest",
     "pca": "detectors.pca:PrincipalComponents",

@@ -23,6 +23,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "ffp": (Budget(steps=100), {}),
     "lsa": (Budget(steps=300), {"code": 4, "batch": 64, "learning_rate": 5e-3}),
     "lstm_ae": (Budget(steps=400), {"hidden": 32, "learning_rate": 1e-2, "batch": 64}),
+    "memstream": (Budget(steps=200), {"batch": 64, "learning_rate": 5e-3}),
     "prenet": (Budget(steps=200), {}),
     "rae_ens": (Budget(steps=60), {"members": 5, "learning_rate": 1e-2}),
     "randnet": (Budget(steps=300), {"members": 16, "learning_rate": 1e-2, "batch": 128}),

@@ -28,6 +28,7 @@ CATALOGUE: dict[str, str] = {
     "ecod": "detectors.ecod:EmpiricalTails",
     "ffp": "detectors.ffp:FutureFramePrediction",
     "hst": "detectors.hst:HalfSpaceTrees",
+    "icl": "detectors.icl:InternalContrast",
     "iforest": "detectors.iforest:IsolationForest",
     "kmeans_ad": "detectors.kmeans_ad:KMeans",
     "knn": "detectors.knn:NearestNeighbours",

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
+from detectors.loops.attribution import EXAMPLES, nearest_example, path_gradient
 from detectors.loops.reconstruction import minimise
 from detectors.loops.training import Run, Stage, Training, gentle, held_out_loss, split
 from detectors.nets.modules import load_module, module_state
+from detectors.scores import Explain, Scores
 
 
 class NetworkDetector(Detector):
@@ -85,3 +87,34 @@ class NetworkDetector(Detector):
         self._input = RecordInput.from_state(state, "input.", self._fitted())
         self._net = self._network().to(self.device)
         load_module(self._net, state, "net.")
+
+
+class ExplainedNetwork(NetworkDetector):
+    """Explains a score by its gradient on the way from the nearest of some windows of the fit."""
+
+    @abstractmethod
+    def _score_columns(self, columns: Tensor, mask: Tensor) -> Tensor:
+        """Score ``[B, T, E]`` and ``mask [B, T]``, ``[B]``."""
+
+    def _learn_usual(self, early: WindowBatch, late: WindowBatch) -> None:
+        apart = max(1, len(early) // EXAMPLES)
+        self._examples = self._input(early[::apart][:EXAMPLES]).clone()
+
+    def _score(self, data: WindowBatch, explain: Explain) -> Scores:
+        columns = self._input(data)
+        score = self._score_columns(columns, data.mask)
+        if explain == "none":
+            return Scores(score)
+        with torch.inference_mode(False):
+            mask = data.mask.clone()  # gradients need tensors of their own
+        start = nearest_example(columns, self._examples) * mask.unsqueeze(-1)
+        share = path_gradient(lambda point: self._score_columns(point, mask), start, columns)
+        feature = self._input.attribute(share)
+        return Scores(score, feature.sum(dim=-1), feature)
+
+    def _state(self) -> dict[str, Tensor]:
+        return {**super()._state(), "examples": self._examples}
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        self._examples = state["examples"]
+        super()._restore(state)

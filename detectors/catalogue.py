@@ -27,6 +27,7 @@ CATALOGUE: dict[str, str] = {
     "devnet": "detectors.devnet:DevNet",
     "ecod": "detectors.ecod:EmpiricalTails",
     "ffp": "detectors.ffp:FutureFramePrediction",
+    "gt": "detectors.gt:GeometricTransformations",
     "hst": "detectors.hst:HalfSpaceTrees",
     "icl": "detectors.icl:InternalContrast",
     "iforest": "detectors.iforest:IsolationForest",

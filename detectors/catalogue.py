@@ -25,6 +25,7 @@ CATALOGUE: dict[str, str] = {
     "dec": "detectors.dec:DeepEmbeddedClustering",
     "denoise_ae": "detectors.denoise_ae:DenoisingAutoencoder",
     "devnet": "detectors.devnet:DevNet",
+    "e3outlier": "detectors.e3outlier:E3Outlier",
     "ecod": "detectors.ecod:EmpiricalTails",
     "ffp": "detectors.ffp:FutureFramePrediction",
     "gt": "detectors.gt:GeometricTransformations",

@@ -20,6 +20,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     ),
     "denoise_ae": (Budget(steps=400), {"code": 4, "batch": 64, "learning_rate": 5e-3}),
     "devnet": (Budget(steps=100), {}),
+    "e3outlier": (Budget(steps=100), {"hidden": 16, "batch": 32}),
     "ffp": (Budget(steps=100), {}),
     "gt": (Budget(steps=60), {"hidden": 16, "batch": 32}),
     "icl": (Budget(steps=200), {"orders": 2, "batch": 64, "learning_rate": 5e-3}),

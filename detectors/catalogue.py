@@ -50,6 +50,7 @@ CATALOGUE: dict[str, str] = {
     "replicator": "detectors.replicator:Replicator",
     "sparse_ae": "detectors.sparse_ae:SparseAutoencoder",
     "svdd": "detectors.svdd:DeepSvdd",
+    "uoda": "detectors.uoda:Uoda",
     "vae": "detectors.vae:VariationalAutoencoder",
 }
 

@@ -34,6 +34,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "replicator": (Budget(steps=500), {"batch": 64, "learning_rate": 1e-2}),
     "sparse_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 5e-3}),
     "svdd": (Budget(steps=400), {"hidden": 32, "code": 16, "batch": 64}),
+    "uoda": (Budget(steps=200), {"learning_rate": 1e-2}),
     "vae": (Budget(steps=500), {"batch": 64, "learning_rate": 5e-3}),
 }
 

@@ -57,9 +57,19 @@ class DenoisingAutoencoder(Autoencoder):
         return squared_error(self._net(self._corrupted(rows) * real), rows, real)
 
     def _corrupted(self, rows: Tensor) -> Tensor:
-        """Corrupt rows ``[B, D]``; drawn on the CPU, so that every device draws the same."""
-        generator = self._corruption
-        noise = torch.randn(rows.shape, generator=generator).to(rows.device)
-        blank = torch.rand(rows.shape, generator=generator).to(rows.device) < self.config.blanked
-        noisy: Tensor = rows + self.config.noise * noise
-        return noisy.masked_fill(blank, 0.0)
+        config = self.config
+        return corrupted(rows, config.noise, config.blanked, self._corruption)
+
+
+def corrupted(rows: Tensor, noise: float, blanked: float, generator: torch.Generator) -> Tensor:
+    """Corrupt rows ``[B, D]``; drawn on the CPU, so that every device draws the same.
+
+    Parameters
+    ----------
+    noise, blanked
+        Standard deviation of the noise, and share of the entries that are set to 0.
+    """
+    drawn = torch.randn(rows.shape, generator=generator).to(rows.device)
+    blank = torch.rand(rows.shape, generator=generator).to(rows.device) < blanked
+    noisy: Tensor = rows + noise * drawn
+    return noisy.masked_fill(blank, 0.0)

@@ -71,13 +71,18 @@ class DenseDetector(Detector):
         """Say what each entry of a residual ``[B, D]`` contributes, at least 0."""
         return residual.square()
 
+    def _copies(self, rows: Tensor, real: Tensor) -> Tensor:
+        """Copy rows ``[B, D]``; ``M`` networks side by side give ``[M, B, D]``."""
+        copies: Tensor = self._net(rows)
+        return copies
+
     def _loss(self, rows: Tensor, real: Tensor) -> Tensor:
         """Training loss ``[B]`` of rows ``[B, D]``; ``real [B, D]`` is false for padding."""
-        return squared_error(self._net(rows), rows, real)
+        return squared_error(self._copies(rows, real), rows, real)
 
     def _held_out_loss(self, rows: Tensor, real: Tensor) -> Tensor:
         """Loss that chooses among weights: free of chance, and the same at any warmth."""
-        return squared_error(self._net(rows), rows, real)
+        return squared_error(self._copies(rows, real), rows, real)
 
     def _warm_up(self) -> int:
         """Epochs of a fit over which ``warmth`` rises."""
@@ -151,15 +156,18 @@ class DenseDetector(Detector):
 
     def _real(self, data: WindowBatch) -> Tensor:
         """``[B, D]``: which entries are no padding."""
-        mask = nn.functional.pad(data.mask, (0, self._fitted().steps - data.steps))
-        return mask.repeat_interleave(self._input.columns, dim=1)
+        return self._input.real(data, self._fitted().steps)
 
     def _copy(self, data: WindowBatch) -> tuple[Tensor, Tensor]:
-        """Return copies ``[B, T, E]`` and errors ``[B, T, F + C]``, 0 under the mask."""
-        rows, shape = self._rows(data), (len(data), self._fitted().steps, self._input.columns)
-        copies = self._net(rows)
-        entries = self._entry((rows - copies) * self._real(data)).view(shape)[:, : data.steps]
-        return copies.view(shape)[:, : data.steps], self._input.attribute(entries)
+        """Return copies ``[B, T, E]`` and errors ``[B, T, F + C]``, 0 under the mask.
+
+        Several networks side by side give one of each, ``[M, B, T, E]`` and so on.
+        """
+        rows, real = self._rows(data), self._real(data)
+        copies = self._copies(rows, real)
+        shape = (*copies.shape[:-1], self._fitted().steps, self._input.columns)
+        entries = self._entry((rows - copies) * real).view(shape)[..., : data.steps, :]
+        return copies.view(shape)[..., : data.steps, :], self._input.attribute(entries)
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
         copies, errors = self._copy(data)
@@ -200,5 +208,5 @@ class DenseDetector(Detector):
 
 
 def squared_error(copies: Tensor, rows: Tensor, real: Tensor) -> Tensor:
-    """Sum ``[B]`` of the squared errors of the real entries."""
+    """Sum of the squared errors of the real entries, ``[B]`` or, for ``M`` copies, ``[M, B]``."""
     return ((copies - rows).square() * real).sum(dim=-1)

@@ -92,6 +92,11 @@ class RecordInput:
             dense = torch.nn.functional.pad(dense, (0, 0, 0, steps - data.steps))
         return dense.reshape(len(data), steps * self.columns)
 
+    def real(self, data: WindowBatch, steps: int) -> Tensor:
+        """Return ``[B, steps * E]``: which entries of :meth:`flatten` are no padding."""
+        mask = torch.nn.functional.pad(data.mask, (0, steps - data.steps))
+        return mask.repeat_interleave(self.columns, dim=1)
+
     def attribute(self, share: Tensor) -> Tensor:
         """Sum the shares ``[B, T, E]`` of columns to shares ``[B, T, F + C]`` of fields."""
         if not self.tables:

@@ -10,6 +10,7 @@ import torch
 from detectors import Budget, as_batch
 from detectors.checks.sources import sample
 from detectors.checks.subject import small
+from detectors.loops.attribution import nearest_example
 from detectors.loops.one_class import (
     LEAST_COORDINATE,
     Boundary,
@@ -107,7 +108,7 @@ def test_explanations_start_at_a_window_of_the_fit() -> None:
     data = small("record", windows=300)
     detector = DeepSvdd(**SMALL).fit(data, budget=Budget(steps=20))
     columns = detector._columns(detector._prepare(data))
-    nearest = detector._nearest_example(columns)
+    nearest = nearest_example(columns, detector._examples)
     assert (nearest == columns).all(dim=(1, 2)).sum() == len(detector._examples) == 256
     shares = detector.score(data, explain="full").feature
     assert shares is not None

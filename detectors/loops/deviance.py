@@ -78,7 +78,7 @@ class Deviance:
         moments = Moments.fit(found[late], trim)
         ease = torch.ones(1, device=found.device)
         if by_position and data.features:
-            ease = _ease(moments.distance(found), data.mask)
+            ease = ease_by_position(moments.distance(found), data.mask)
         untuned = cls(moments, ease, Pooling(how, torch.ones(2, device=found.device)))
         steps = evaluate(lambda part: untuned.steps(expect(part), part), data, batch)
         return replace(untuned, pooling=Pooling.fit(how, steps, data.mask))
@@ -119,7 +119,7 @@ class Deviance:
         return cls(moments, state[f"{prefix}ease"], pooling)
 
 
-def _ease(distances: Tensor, mask: Tensor) -> Tensor:
+def ease_by_position(distances: Tensor, mask: Tensor) -> Tensor:
     """Median of the distances ``[N, T]`` at each step relative to that of all, shrunk to 1."""
     whole = distances[mask].median().clamp(min=1e-6)
     factors = []

@@ -1,0 +1,112 @@
+"""Recurrent networks with random connections over time, many side by side in one tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from detectors.nets.recurrent import reverse_real
+from detectors.nets.stacked import StackedLinear
+
+CHOICES = ((1.0, 0.0), (0.0, 1.0), (0.5, 0.5))
+"""Weights of the last state and of the one further back, of which each step draws a pair."""
+
+
+class SkipRnn(nn.Module):
+    """``h_t = w_1 tanh(V x_t + U h_(t-1) + b) + w_2 tanh(V' x_t + U' h_(t-L) + b')``, ``M`` times.
+
+    Each of the ``M`` networks draws its ``L`` once, and for every step a pair ``(w_1, w_2)`` of
+    ``CHOICES``. Under the mask a state is held.
+
+    Parameters
+    ----------
+    members, inputs, hidden
+        ``M``, numbers per step, and size of a state.
+    steps
+        Longest window; it has a connection pattern for each step.
+    reach
+        Largest ``L``.
+    """
+
+    skip: Tensor
+    share: Tensor
+
+    def __init__(self, members: int, inputs: int, hidden: int, steps: int, reach: int) -> None:
+        super().__init__()
+        self.members, self.reach = members, reach
+        # both halves of all networks are one stack: the first by the last state, then by h_(t-L)
+        self.read = StackedLinear(2 * members, inputs, hidden)
+        self.recur = StackedLinear(2 * members, hidden, hidden, bias=False)
+        for weight in self.recur.weight.data:
+            nn.init.orthogonal_(weight)  # a state lasts as long as a window
+        self.register_buffer("skip", torch.randint(1, reach + 1, (members,)))
+        drawn = torch.randint(len(CHOICES), (members, steps))
+        self.register_buffer("share", torch.tensor(CHOICES)[drawn])
+
+    def forward(self, inputs: Tensor, mask: Tensor, start: Tensor | None = None) -> Tensor:
+        """Return the states ``[M, B, T, hidden]``.
+
+        Parameters
+        ----------
+        inputs
+            ``[B, T, inputs]`` for all networks, or ``[M, B, T, inputs]`` for one each.
+        mask
+            ``[B, T]``.
+        start
+            First states ``[M, B, hidden]``; zeros if left out.
+        """
+        windows, steps = mask.shape
+        read = inputs.expand(self.members, -1, -1, -1).flatten(1, 2).repeat(2, 1, 1)
+        read = self.read(read).view(len(read), windows, steps, -1).unbind(dim=2)
+        zero = read[0].new_zeros((self.members, windows, read[0].shape[2]))
+        states = [zero] * (self.reach - 1) + [zero if start is None else start]
+        own = torch.arange(self.members, device=mask.device)
+        for t, step in enumerate(read):
+            back = torch.stack(states[-self.reach :])[self.reach - self.skip, own]
+            both = torch.cat([states[-1], back])
+            first, second = torch.tanh(step + self.recur(both)).chunk(2)
+            share = self.share[:, t, :, None, None]
+            state = share[:, 0] * first + share[:, 1] * second
+            states.append(torch.where(mask[:, t, None], state, states[-1]))
+        return torch.stack(states[self.reach :], dim=2)
+
+
+class SkipAutoencoder(nn.Module):
+    """``M`` encoders read a window, and ``M`` decoders tell it from the codes, last step first.
+
+    Parameters
+    ----------
+    shared
+        Whether the codes are combined into one that all decoders start from.
+    """
+
+    def __init__(
+        self, members: int, inputs: int, hidden: int, steps: int, reach: int, *, shared: bool
+    ) -> None:
+        super().__init__()
+        self.encoder = SkipRnn(members, inputs, hidden, steps, reach)
+        self.combine = nn.Linear(members * hidden, hidden) if shared else None
+        self.decoder = SkipRnn(members, hidden, hidden, steps, reach)
+        self.head = StackedLinear(members, hidden, inputs)
+
+    def encode(self, steps: Tensor, mask: Tensor) -> Tensor:
+        """``[B, T, inputs]`` to codes ``[M, B, hidden]``, or one ``[1, B, hidden]`` of all."""
+        codes: Tensor = self.encoder(steps, mask)[
+            :, :, -1
+        ]  # a state is held to the end of the window
+        if self.combine is None:
+            return codes
+        combined: Tensor = self.combine(codes.transpose(0, 1).flatten(1))
+        return combined.unsqueeze(0)
+
+    def decode(self, codes: Tensor, mask: Tensor) -> Tensor:
+        """Codes to copies ``[M, B, T, inputs]``."""
+        codes = codes.expand(self.decoder.members, -1, -1)
+        fed = codes.unsqueeze(2).expand(-1, -1, mask.shape[1], -1)
+        states = self.decoder(fed, mask, codes)
+        told: Tensor = self.head(states.flatten(1, 2))
+        shape = (len(told), *mask.shape, -1)
+        in_order = reverse_real(
+            told.view(-1, mask.shape[1], told.shape[2]), mask.repeat(len(told), 1)
+        )
+        return in_order.view(shape)

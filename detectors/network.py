@@ -1,0 +1,120 @@
+"""What detectors share that train one network over the columns of windows by one loss."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from detectors.batch import WindowBatch
+from detectors.detector import Budget, Detector
+from detectors.inputs import RecordInput
+from detectors.loops.attribution import EXAMPLES, nearest_example, path_gradient
+from detectors.loops.reconstruction import minimise
+from detectors.loops.training import Run, Stage, Training, gentle, held_out_loss, split
+from detectors.nets.modules import load_module, module_state
+from detectors.scores import Explain, Scores
+
+
+class NetworkDetector(Detector):
+    """Trains a network; what scores need besides it is learned from held-out windows.
+
+    Subclasses provide the network, its loss and ``_score``. New values are never shown in training.
+    """
+
+    _net: nn.Module
+
+    @abstractmethod
+    def _network(self) -> nn.Module:
+        """Return a new network; ``self._input`` is fitted."""
+
+    @abstractmethod
+    def _loss(self, data: WindowBatch) -> Tensor:
+        """Training loss ``[B]``; chance comes from ``self._chance``."""
+
+    def _held_out_loss(self, data: WindowBatch) -> Tensor:
+        """Loss ``[B]`` that chooses among weights: free of chance."""
+        return self._loss(data)
+
+    def _pretrain(self, run: Run, early: WindowBatch, late: WindowBatch) -> None:
+        """Train, once in a fit, what the network builds on."""
+
+    def _learn_usual(self, early: WindowBatch, late: WindowBatch) -> None:
+        """Learn from a fit what scores need, with windows trained on and others."""
+
+    def _update_usual(self, early: WindowBatch, late: WindowBatch) -> None:
+        """Learn it from an update."""
+
+    def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
+        self._input = RecordInput.fit(data)
+        self._net = self._network().to(self.device)
+        early, late = split(data)
+        run = Run(self.seed, budget, self.report)
+        self._chance = torch.Generator().manual_seed(run.seed)
+        self._pretrain(run, early, late)
+        self._train(self.config, run, early, late)
+        self._learn_usual(early, late)
+
+    def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
+        early, late = split(data)
+        run = Run(self.seed + 1, budget, self.report)
+        self._chance = torch.Generator().manual_seed(run.seed)
+        self._train(gentle(self.config), run, early, late)
+        self._update_usual(early, late)
+
+    def _train(self, settings: Training, run: Run, early: WindowBatch, late: WindowBatch) -> None:
+        minimise(
+            Stage(self._net, settings, run),
+            early,
+            self._loss,
+            lambda: held_out_loss(self._held_out_loss, late, settings),
+            new_ids=False,
+        )
+
+    def _rows(self, data: WindowBatch) -> Tensor:
+        """Windows ``[B, D]``, padded to the steps of the fit."""
+        return self._input.flatten(data, self._fitted().steps)
+
+    def _real(self, data: WindowBatch) -> Tensor:
+        """``[B, D]``: which entries are no padding."""
+        return self._input.real(data, self._fitted().steps)
+
+    def _state(self) -> dict[str, Tensor]:
+        return {**self._input.state("input."), **module_state(self._net, "net.")}
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        self._input = RecordInput.from_state(state, "input.", self._fitted())
+        self._net = self._network().to(self.device)
+        load_module(self._net, state, "net.")
+
+
+class ExplainedNetwork(NetworkDetector):
+    """Explains a score by its gradient on the way from the nearest of some windows of the fit."""
+
+    @abstractmethod
+    def _score_columns(self, columns: Tensor, mask: Tensor) -> Tensor:
+        """Score ``[B, T, E]`` and ``mask [B, T]``, ``[B]``."""
+
+    def _learn_usual(self, early: WindowBatch, late: WindowBatch) -> None:
+        apart = max(1, len(early) // EXAMPLES)
+        self._examples = self._input(early[::apart][:EXAMPLES]).clone()
+
+    def _score(self, data: WindowBatch, explain: Explain) -> Scores:
+        columns = self._input(data)
+        score = self._score_columns(columns, data.mask)
+        if explain == "none":
+            return Scores(score)
+        with torch.inference_mode(False):
+            mask = data.mask.clone()  # gradients need tensors of their own
+        start = nearest_example(columns, self._examples) * mask.unsqueeze(-1)
+        share = path_gradient(lambda point: self._score_columns(point, mask), start, columns)
+        feature = self._input.attribute(share)
+        return Scores(score, feature.sum(dim=-1), feature)
+
+    def _state(self) -> dict[str, Tensor]:
+        return {**super()._state(), "examples": self._examples}
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        self._examples = state["examples"]
+        super()._restore(state)

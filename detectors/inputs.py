@@ -92,6 +92,12 @@ class RecordInput:
             dense = torch.nn.functional.pad(dense, (0, 0, 0, steps - data.steps))
         return dense.reshape(len(data), steps * self.columns)
 
+    def rows(self, data: WindowBatch, steps: int) -> tuple[Tensor, Tensor]:
+        """Flatten to rows ``[B, D]`` like :meth:`flatten`; also tell which entries are real."""
+        rows = self.flatten(data, steps)
+        mask = torch.nn.functional.pad(data.mask, (0, steps - data.steps))
+        return rows, mask.repeat_interleave(self.columns, dim=1)
+
     def attribute(self, share: Tensor) -> Tensor:
         """Sum the shares ``[B, T, E]`` of columns to shares ``[B, T, F + C]`` of fields."""
         if not self.tables:

@@ -23,6 +23,7 @@ CATALOGUE: dict[str, str] = {
     "crossfeat": "detectors.crossfeat:CrossFeature",
     "dagmm": "detectors.dagmm:Dagmm",
     "dec": "detectors.dec:DeepEmbeddedClustering",
+    "deep_cluster": "detectors.deep_cluster:DeepClustering",
     "denoise_ae": "detectors.denoise_ae:DenoisingAutoencoder",
     "devnet": "detectors.devnet:DevNet",
     "ecod": "detectors.ecod:EmpiricalTails",

@@ -18,6 +18,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
         Budget(steps=800),
         {"code": 3, "components": 3, "learning_rate": 1e-3, "batch": 256},
     ),
+    "deep_cluster": (Budget(steps=300), {"batch": 64}),
     "denoise_ae": (Budget(steps=400), {"code": 4, "batch": 64, "learning_rate": 5e-3}),
     "devnet": (Budget(steps=100), {}),
     "ffp": (Budget(steps=100), {}),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
+from detectors.loops.attribution import nearest_example, path_gradient
 from detectors.loops.one_class import initial_centre, squared_distance
 from detectors.loops.reconstruction import reconstruct
 from detectors.loops.training import Count, Positive, Run, Share, Stage, Training, evaluate, split
@@ -27,9 +28,6 @@ PRETRAIN_RATE = 1e-3
 LEAST_SPAN = 1e-3
 """Range in robust sigmas below which a column counts as constant; dividing by rounding errors would
 blow up whatever comes later."""
-
-SMOOTHING = 8
-"""Points on the way from a normal window at which explanations take the gradient."""
 
 EXAMPLES = 256
 """Windows of the fit that explanations start from."""
@@ -206,29 +204,18 @@ class OneClassNetwork(Detector):
 
     def _path_gradient(self, data: WindowBatch) -> Tensor:
         """``[B, T, E]``: how much each column adds to the distance, where it adds any."""
-        # a GRU in evaluation mode has gradients only outside cuDNN
-        cudnn = torch.backends.cudnn.flags(enabled=False)
-        with torch.inference_mode(False), torch.enable_grad(), cudnn:
+        with torch.inference_mode(False):
             mask = data.mask.clone()
             columns = self._columns(data)
             start = self._nearest_example(columns) * mask.unsqueeze(-1)
-            gap = columns - start
-            total = torch.zeros_like(gap)
-            for i in range(SMOOTHING):
-                point = (start + (i + 0.5) / SMOOTHING * gap).requires_grad_()
-                distance = squared_distance(self._encoder(point, mask), self._centre).sum()
-                total += torch.autograd.grad(distance, point)[0]
-            return (gap * total / SMOOTHING).clamp(min=0.0)
+            return path_gradient(
+                lambda point: squared_distance(self._encoder(point, mask), self._centre),
+                start,
+                columns,
+            )
 
     def _nearest_example(self, columns: Tensor) -> Tensor:
-        """For windows ``[B, T, E]`` the nearest windows of the fit, cut or padded to ``T`` steps.
-
-        Nearest by absolute differences, of which one corrupted entry is only one.
-        """
-        missing = columns.shape[1] - self._examples.shape[1]
-        examples = nn.functional.pad(self._examples, (0, 0, 0, missing))  # cuts where negative
-        gaps = torch.cdist(columns.flatten(1), examples.flatten(1), p=1.0)
-        return examples[gaps.argmin(dim=1)]
+        return nearest_example(columns, self._examples)
 
     # -- files ------------------------------------------------------------------------------
 

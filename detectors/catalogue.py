@@ -40,6 +40,7 @@ CATALOGUE: dict[str, str] = {
     "pca": "detectors.pca:PrincipalComponents",
     "poly": "detectors.poly:LocalPolynomial",
     "prenet": "detectors.prenet:PReNet",
+    "pup": "detectors.pup:RewardInference",
     "rcf": "detectors.rcf:RandomCutForest",
     "rda": "detectors.rda:RobustAutoencoder",
     "replicator": "detectors.replicator:Replicator",

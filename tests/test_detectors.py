@@ -25,6 +25,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "gmvae": (Budget(steps=400), {"components": 3, "learning_rate": 5e-3, "batch": 64}),
     "lstm_ae": (Budget(steps=400), {"hidden": 32, "learning_rate": 1e-2, "batch": 64}),
     "prenet": (Budget(steps=200), {}),
+    "pup": (Budget(steps=200), {"context": 3, "segment": 5, "learning_rate": 5e-3}),
     "rda": (Budget(steps=500), {"code": 4, "batch": 64, "learning_rate": 1e-2}),
     "replicator": (Budget(steps=500), {"batch": 64, "learning_rate": 1e-2}),
     "sdor": (Budget(steps=400), {"learning_rate": 1e-3, "epochs": 2, "steps_per_epoch": 20}),

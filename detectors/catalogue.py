@@ -47,6 +47,7 @@ CATALOGUE: dict[str, str] = {
     "sdor": "detectors.sdor:OrdinalRegression",
     "sparse_ae": "detectors.sparse_ae:SparseAutoencoder",
     "svdd": "detectors.svdd:DeepSvdd",
+    "transfer": "detectors.transfer:Transfer",
     "vae": "detectors.vae:VariationalAutoencoder",
 }
 

@@ -31,6 +31,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "sdor": (Budget(steps=400), {"learning_rate": 1e-3, "epochs": 2, "steps_per_epoch": 20}),
     "sparse_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 5e-3}),
     "svdd": (Budget(steps=400), {"hidden": 32, "code": 16, "batch": 64}),
+    "transfer": (Budget(steps=100), {"hidden": 32, "learning_rate": 3e-3}),
     "vae": (Budget(steps=500), {"batch": 64, "learning_rate": 5e-3}),
 }
 

@@ -9,7 +9,15 @@ import msgspec
 Kind = Literal["record", "series", "events", "catrec", "path", "bag", "graphwin"]
 Supervision = Literal["unsupervised", "semi-supervised", "weakly supervised"]
 Source = Literal[
-    "SUBSPACE", "CLUSTERS", "WAVES", "GRAMMAR", "SESSIONS", "PATHS", "ONESIDED", "FEWLABELS"
+    "SUBSPACE",
+    "CLUSTERS",
+    "WAVES",
+    "BLOCKS",
+    "GRAMMAR",
+    "SESSIONS",
+    "PATHS",
+    "ONESIDED",
+    "FEWLABELS",
 ]
 
 

@@ -48,6 +48,7 @@ CATALOGUE: dict[str, str] = {
     "sparse_ae": "detectors.sparse_ae:SparseAutoencoder",
     "svdd": "detectors.svdd:DeepSvdd",
     "transfer": "detectors.transfer:Transfer",
+    "unmasking": "detectors.unmasking:Unmasking",
     "vae": "detectors.vae:VariationalAutoencoder",
 }
 

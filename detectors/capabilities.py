@@ -12,6 +12,7 @@ Source = Literal[
     "SUBSPACE",
     "CLUSTERS",
     "WAVES",
+    "BLOCKS",
     "GRAMMAR",
     "SESSIONS",
     "PATHS",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from abc import abstractmethod
 from collections.abc import Callable
 
@@ -24,7 +23,9 @@ from detectors.loops.training import (
     evaluate,
     gentle,
     held_out_loss,
+    minibatches,
     split,
+    warm_up,
 )
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores
@@ -97,7 +98,7 @@ class DenseDetector(Detector):
         self._corruption = torch.Generator().manual_seed(self.seed)
         early, late = split(data)
         if self._warm_up():
-            self._warm(run, early, late)
+            self._warm(run, early)
         self._train(Stage(self._net, self.config, run), early, late)
         self._scale = self._usual(late)
 
@@ -118,26 +119,19 @@ class DenseDetector(Detector):
             new_ids=False,
         )
 
-    def _warm(self, run: Run, early: WindowBatch, late: WindowBatch) -> None:
-        """Train while the loss tightens, for at most half of the budget, and keep the last weights.
+    def _warm(self, run: Run, early: WindowBatch) -> None:
+        """Train while the loss tightens, for at most half of the budget."""
 
-        Losses at different warmth do not compare, so none of them can choose the best weights.
-        """
-        epochs, done = self._warm_up(), itertools.count()
+        def tighten(warmth: float) -> None:
+            self.warmth = warmth
 
-        def warmer(epoch: int) -> None:
-            self.warmth = epoch / epochs
-
-        self.warmth = 0.0
-        settings = msgspec.structs.replace(self.config, epochs=epochs, decay=1.0)
-        stage = Stage(self._net, settings, run, share=0.5)
-        last = self._over(self._loss)
-        try:
-            minimise(
-                stage, early, last, lambda: -float(next(done)), new_ids=False, after_epoch=warmer
-            )
-        finally:
-            self.warmth = 1.0
+        settings = msgspec.structs.replace(self.config, epochs=self._warm_up(), decay=1.0)
+        warm_up(
+            Stage(self._net, settings, run, share=0.5),
+            lambda generator: minibatches(early, settings, generator, new_ids=False),
+            self._over(self._loss),
+            tighten,
+        )
 
     def _over(self, loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[WindowBatch], Tensor]:
         """Turn a loss of rows into one of windows."""

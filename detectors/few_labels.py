@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
+from detectors.loops.attribution import gradient_times_input
 from detectors.loops.training import Run, Stage, Training, gentle
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores
@@ -90,10 +91,7 @@ class FewLabels(Detector):
         score = self._tau(rows)
         if explain == "none":
             return Scores(score)
-        with torch.inference_mode(False), torch.enable_grad():
-            inputs = rows.clone().requires_grad_()
-            gradient = torch.autograd.grad(self._tau(inputs).sum(), inputs)[0]
-        share = (gradient * rows).abs().view(len(rows), steps, -1)[:, : data.steps]
+        share = gradient_times_input(self._tau, rows).view(len(rows), steps, -1)[:, : data.steps]
         fields = self._input.attribute(share)
         return Scores(score, fields.sum(dim=-1), fields)
 

@@ -97,6 +97,10 @@ class RecordInput:
         mask = torch.nn.functional.pad(data.mask, (0, steps - data.steps))
         return mask.repeat_interleave(self.columns, dim=1)
 
+    def rows(self, data: WindowBatch, steps: int) -> tuple[Tensor, Tensor]:
+        """Flatten to rows ``[B, D]`` like :meth:`flatten`; also tell which entries are real."""
+        return self.flatten(data, steps), self.real(data, steps)
+
     def attribute(self, share: Tensor) -> Tensor:
         """Sum the shares ``[B, T, E]`` of columns to shares ``[B, T, F + C]`` of fields."""
         if not self.tables:

@@ -47,6 +47,22 @@ class VariationalNet(nn.Module):
         """Log variance ``[E]`` of the columns around what the decoder says."""
         return self.log_variance.clamp(LEAST, MOST)
 
+    def draw(self, mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
+        """One code ``[B, K]`` for each row; on the CPU, so that every device draws the same."""
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        return mean + noise * (log_variance / 2).exp()
+
+    def surprise(self, residual: Tensor, real: Tensor) -> Tensor:
+        """``-log p(x|z)``, ``[B]``, of residuals ``[B, D]``, of which some entries are real."""
+        steps = residual.shape[1] // len(self.log_variance)
+        constant = (self.noise() + math.log(2 * math.pi)).repeat(steps) / 2
+        return ((self.entry(residual) + constant) * real).sum(dim=-1)
+
+    def entry(self, residual: Tensor) -> Tensor:
+        """Squares ``[B, D]`` of residuals in units of twice the variance of their column."""
+        steps = residual.shape[1] // len(self.log_variance)
+        return residual.square() / (2 * self.noise().exp().repeat(steps))
+
     def forward(self, rows: Tensor) -> Tensor:
         """``[B, D]`` to the row that its mean code stands for."""
         copy: Tensor = self.decoder(self.posterior(rows)[0])
@@ -129,29 +145,22 @@ class VariationalAutoencoder(DenseDetector):
 
     def _loss(self, rows: Tensor, real: Tensor) -> Tensor:
         mean, log_variance = self._net.posterior(rows)
-        # drawn on the CPU, so that every device draws the same
-        draw = torch.randn(mean.shape, generator=self._corruption).to(mean.device)
-        copies = self._net.decoder(mean + draw * (log_variance / 2).exp())
-        return self._surprise(rows - copies, real) + self.warmth * divergence(mean, log_variance)
+        copies = self._net.decoder(self._net.draw(mean, log_variance, self._corruption))
+        cost = self.warmth * divergence(mean, log_variance)
+        return self._net.surprise(rows - copies, real) + cost
 
     def _held_out_loss(self, rows: Tensor, real: Tensor) -> Tensor:
         mean, log_variance = self._net.posterior(rows)
-        return self._surprise(rows - self._net.decoder(mean), real) + divergence(mean, log_variance)
-
-    def _surprise(self, residual: Tensor, real: Tensor) -> Tensor:
-        """``-log p(x|z)``, ``[B]``, of residuals ``[B, D]``."""
-        steps = residual.shape[1] // self._input.columns
-        constant = (self._net.noise() + math.log(2 * math.pi)).repeat(steps) / 2
-        return ((self._entry(residual) + constant) * real).sum(dim=-1)
+        surprise = self._net.surprise(rows - self._net.decoder(mean), real)
+        return surprise + divergence(mean, log_variance)
 
     def _entry(self, residual: Tensor) -> Tensor:
-        steps = residual.shape[1] // self._input.columns
-        return residual.square() / (2 * self._net.noise().exp().repeat(steps))
+        return self._net.entry(residual)
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
         scores = super()._score(data, explain)
         rows = self._rows(data)
-        left_out = self._surprise(torch.zeros_like(rows), self._real(data))
+        left_out = self._net.surprise(torch.zeros_like(rows), self._real(data))
         left_out = left_out + divergence(*self._net.posterior(rows))
         return replace(scores, score=scores.score + left_out / self._entries(data))
 

@@ -12,8 +12,9 @@ from detectors import Budget, as_batch
 from detectors.checks.sense import ranking
 from detectors.checks.sources import sample
 from detectors.checks.subject import small
-from detectors.dagmm import Dagmm, error_features
+from detectors.dagmm import Dagmm
 from detectors.loops.mixture import Mixture
+from detectors.mixture_energy import error_features
 
 
 @cache

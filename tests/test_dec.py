@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detectors import Budget
 from detectors.batch import WindowBatch
@@ -14,7 +14,13 @@ from detectors.checks.sense import ranking
 from detectors.checks.sources import sample
 from detectors.checks.subject import small
 from detectors.dec import DeepEmbeddedClustering
-from detectors.loops.clustering import divergence, sharpened, soft_assignment
+from detectors.loops.clustering import (
+    Clusters,
+    divergence,
+    sharpened,
+    soft_assignment,
+    squared_gaps,
+)
 
 
 @cache
@@ -23,10 +29,15 @@ def learned() -> DeepEmbeddedClustering:
     return DeepEmbeddedClustering(clusters=3).fit(sample("CLUSTERS").train)
 
 
-def shares(data: WindowBatch) -> Tensor:
-    detector = learned()
-    with torch.no_grad():
-        return detector._shares(detector._rows(detector._prepare(data))[0])
+def shares(data: WindowBatch, detector: DeepEmbeddedClustering | None = None) -> Tensor:
+    detector = detector or learned()
+    codes = detector._codes(detector._prepare(data))
+    return soft_assignment(squared_gaps(codes, detector._clusters.centres))
+
+
+def clusters(detector: DeepEmbeddedClustering) -> Clusters:
+    assert isinstance(detector._clusters, Clusters)
+    return detector._clusters
 
 
 def test_rows_sum_to_one_targets_are_surer_and_the_divergence_is_not_negative() -> None:
@@ -54,7 +65,7 @@ def test_shares_and_targets_by_hand() -> None:
 
 def test_three_blobs_become_three_clusters_and_what_lies_between_is_anomalous() -> None:
     data, detector = sample("CLUSTERS"), learned()
-    assert float(detector._weight.min()) > 500
+    assert float(clusters(detector).weight.min()) > 500
     scores = detector.score(data.normal).score
     assert ranking(scores, detector.score(data.anomalous).score) > 0.9
     assert float(scores.mean()) == pytest.approx(1.0, abs=0.2)  # in units of the usual spread
@@ -63,9 +74,7 @@ def test_three_blobs_become_three_clusters_and_what_lies_between_is_anomalous() 
 def test_training_makes_assignments_surer() -> None:
     data = sample("CLUSTERS").train
     untrained = DeepEmbeddedClustering(clusters=3, clustering=0.0).fit(data)
-    rows = untrained._rows(untrained._prepare(data))[0]
-    with torch.no_grad():
-        before = untrained._shares(rows).amax(dim=1).mean()
+    before = shares(data, untrained).amax(dim=1).mean()
     assert float(shares(data).amax(dim=1).mean()) > float(before)
 
 
@@ -74,8 +83,8 @@ def test_the_order_of_the_centres_does_not_matter() -> None:
     detector = DeepEmbeddedClustering().fit(data.train, budget=Budget(steps=50))
     before = detector.score(data.anomalous).score
     order = torch.arange(10).flip(0).roll(3)
-    detector._net.centres = nn.Parameter(detector._net.centres[order], requires_grad=False)
-    detector._weight, detector._spread = detector._weight[order], detector._spread[order]
+    found = clusters(detector)
+    detector._clusters = Clusters(found.centres[order], found.spread[order], found.weight[order])
     torch.testing.assert_close(detector.score(data.anomalous).score, before)
 
 
@@ -83,7 +92,8 @@ def test_the_score_is_the_least_distance_in_units_of_spread() -> None:
     detector, data = learned(), sample("CLUSTERS").normal[:20]
     codes = detector._codes(detector._prepare(data))
     for code, score in zip(codes, detector.score(data).score.tolist(), strict=True):
-        gaps = (code - detector._net.centres).square().sum(dim=1) / detector._spread
+        found = clusters(detector)
+        gaps = (code - found.centres).square().sum(dim=1) / found.spread
         assert score == pytest.approx(float(gaps.min()), rel=1e-3)
 
 
@@ -91,22 +101,23 @@ def test_a_cluster_without_members_attracts_nothing() -> None:
     data = small("record")
     detector = DeepEmbeddedClustering(clusters=4).fit(data, budget=Budget(steps=2))
     codes = detector._codes(detector._prepare(data))
-    gone = int(detector._distance(codes)[1][0])
-    detector._weight[gone] = 0.0
-    assert gone not in detector._distance(codes)[1].tolist()
+    found = clusters(detector)
+    gone = int(found.judge(codes)[1][0])
+    found.weight[gone] = 0.0
+    assert gone not in found.judge(codes)[1].tolist()
 
 
 def test_updates_move_centres_and_spreads_like_running_means() -> None:
     data = small("record", windows=100)
     detector = DeepEmbeddedClustering(clusters=1).fit(data, budget=Budget(steps=20))
     codes = detector._codes(detector._prepare(data))
-    with torch.no_grad():  # start from the exact moments
-        detector._net.centres.copy_(codes.mean(dim=0, keepdim=True))
-    detector._spread = (codes - codes.mean(dim=0)).square().sum(dim=1).mean().view(1)
+    centre = codes.mean(dim=0)  # start from the exact moments
+    spread = (codes - centre).square().sum(dim=1).mean()
+    detector._clusters = Clusters(centre.unsqueeze(0), spread.view(1), torch.tensor([100.0]))
     more = small("record", seed=5, windows=50)
     detector.partial_fit(more)
-    both = torch.cat([codes, detector._codes(detector._prepare(more))])
-    torch.testing.assert_close(detector._net.centres[0], both.mean(dim=0), atol=1e-4, rtol=1e-4)
+    both, found = torch.cat([codes, detector._codes(detector._prepare(more))]), clusters(detector)
+    torch.testing.assert_close(found.centres[0], both.mean(dim=0), atol=1e-4, rtol=1e-4)
     spread = (both - both.mean(dim=0)).square().sum(dim=1).mean()
-    torch.testing.assert_close(detector._spread[0], spread, atol=1e-4, rtol=1e-3)
-    assert float(detector._weight) == 150
+    torch.testing.assert_close(found.spread[0], spread, atol=1e-4, rtol=1e-3)
+    assert float(found.weight) == 150

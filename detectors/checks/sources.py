@@ -107,6 +107,19 @@ def waves(rng: np.random.Generator) -> Sample:
     return _numbers(draw, anomalous)
 
 
+def blocks(rng: np.random.Generator) -> Sample:
+    """Draw steps without any order; in anomalies, those of the second half have another mean."""
+
+    def draw(n: int) -> Floats:
+        noise: Floats = rng.normal(size=(n, 32, 8))
+        return noise
+
+    anomalous = draw(TEST)
+    away = rng.normal(size=(TEST, 1, 8))
+    anomalous[:, 16:] += 1.5 * away / np.linalg.norm(away, axis=2, keepdims=True)
+    return _numbers(draw, anomalous)
+
+
 def grammar(rng: np.random.Generator) -> Sample:
     """Step along a chain of 20 ids; anomalies hold a forbidden step or are shuffled."""
     successors = np.stack([rng.permutation(20)[:3] for _ in range(20)])
@@ -256,6 +269,7 @@ _SOURCES: dict[Source, Callable[[np.random.Generator], Sample]] = {
     "SUBSPACE": subspace,
     "CLUSTERS": clusters,
     "WAVES": waves,
+    "BLOCKS": blocks,
     "GRAMMAR": grammar,
     "SESSIONS": sessions,
     "PATHS": paths,

@@ -1,4 +1,4 @@
-"""Which entries make a score high: its gradient on the way from a normal window.
+"""Which inputs a score comes from, by its gradient.
 
 Sundararajan et al. 2017, "Axiomatic attribution for deep networks".
 """
@@ -8,28 +8,42 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 SMOOTHING = 8
-"""Points on the way from a normal window at which explanations take the gradient."""
+"""Points on the way to a window at which the gradient along the path is taken."""
 
 EXAMPLES = 256
 """Windows of the fit that explanations start from."""
 
 
-def nearest_example(columns: Tensor, examples: Tensor) -> Tensor:
-    """For windows ``[B, T, E]`` the nearest of ``[N, T', E]``, cut or padded to ``T`` steps.
+def gradient_times_input(score: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """Size ``[B, ...]`` of gradient times input.
 
-    Nearest by absolute differences, of which one corrupted entry is only one.
+    Parameters
+    ----------
+    score
+        ``[B, ...]`` to ``[B]``.
     """
-    missing = columns.shape[1] - examples.shape[1]
-    known = nn.functional.pad(examples, (0, 0, 0, missing))  # cuts where negative
-    gaps = torch.cdist(columns.flatten(1), known.flatten(1), p=1.0)
-    return known[gaps.argmin(dim=1)]
+    with torch.inference_mode(False), torch.enable_grad():
+        point = inputs.clone().requires_grad_()
+        gradient = torch.autograd.grad(score(point).sum(), point)[0]
+    return (gradient * inputs).abs()
 
 
 def path_gradient(score: Callable[[Tensor], Tensor], start: Tensor, end: Tensor) -> Tensor:
-    """``[B, ...]``: how much each entry adds to a score ``[B]`` between two points, if anything."""
+    """How much each entry ``[B, ...]`` adds to the score on the straight way, where it adds any.
+
+    The mean gradient over the way, times its length in the entry. Nothing that ``score`` uses may
+    be an inference tensor: make the inputs inside ``torch.inference_mode(False)``.
+
+    Parameters
+    ----------
+    score
+        ``[B, ...]`` to ``[B]``.
+    start, end
+        Where the ways begin, and the windows to explain.
+    """
     # a GRU in evaluation mode has gradients only outside cuDNN
     cudnn = torch.backends.cudnn.flags(enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), cudnn:
@@ -39,3 +53,14 @@ def path_gradient(score: Callable[[Tensor], Tensor], start: Tensor, end: Tensor)
             point = (start + (i + 0.5) / SMOOTHING * gap).requires_grad_()
             total += torch.autograd.grad(score(point).sum(), point)[0]
         return (gap * total / SMOOTHING).clamp(min=0.0)
+
+
+def nearest_example(windows: Tensor, examples: Tensor) -> Tensor:
+    """For windows ``[B, T, E]`` the nearest examples ``[M, T', E]``, cut or padded to ``T`` steps.
+
+    Nearest by absolute differences, of which one corrupted entry is only one.
+    """
+    missing = windows.shape[1] - examples.shape[1]
+    fitting = torch.nn.functional.pad(examples, (0, 0, 0, missing))  # cuts where negative
+    gaps = torch.cdist(windows.flatten(1), fitting.flatten(1), p=1.0)
+    return fitting[gaps.argmin(dim=1)]

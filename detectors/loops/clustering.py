@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from detectors.loops.training import Stage, train
+
+FLOOR = 1e-2
+"""Least spread of a cluster as a share of the mean spread, lest a cluster of equal windows call all
+others anomalous."""
+
+LEAST_SPREAD = 1e-6
+"""Least spread of all: that of rounding errors."""
 
 ROUNDS = 50
 """Most rounds of Lloyd's algorithm; it nearly always comes to rest before."""
@@ -88,6 +96,87 @@ def cluster_sums(x: Tensor, real: Tensor, index: Tensor, clusters: int) -> tuple
     """Return sums and counts ``[K, D]`` of the real entries of each cluster."""
     zeros = x.new_zeros((clusters, x.shape[1]))
     return zeros.index_add(0, index, x), zeros.index_add(0, index, real)
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """``K`` round clusters among codes of ``Z`` numbers.
+
+    Attributes
+    ----------
+    centres
+        ``[K, Z]``.
+    spread
+        ``[K]`` mean squared distance of the members to their centre.
+    weight
+        ``[K]`` windows behind them; a cluster without members is out of the game.
+    """
+
+    centres: Tensor
+    spread: Tensor
+    weight: Tensor
+
+    @classmethod
+    def around(cls, centres: Tensor, codes: Tensor) -> Self:
+        """Keep the centres; take spreads and weights from codes ``[N, Z]``."""
+        weight, _, squares = members(centres, codes)
+        return cls(centres, squares / weight.clamp(min=1), weight)
+
+    def absorb(self, codes: Tensor, horizon: float) -> Clusters:
+        """Move on with codes ``[N, Z]``, like running means; each belongs to the nearest centre.
+
+        Parameters
+        ----------
+        horizon
+            Windows of a cluster that the past counts for at most; with 0 a centre becomes the mean
+            of its new members, the step of Lloyd's algorithm.
+        """
+        count, gaps, squares = members(self.centres, codes)
+        past = self.weight.clamp(max=horizon)
+        total = (past + count).clamp(min=1)
+        move = gaps / total.unsqueeze(1)
+        # around the new centre, which is the mean where the old one was
+        spread = (past * self.spread + squares) / total - move.square().sum(dim=1)
+        return Clusters(self.centres + move, spread.clamp(min=0), past + count)
+
+    def judge(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Least squared distance ``[B]`` in units of a cluster's spread, and to which it is."""
+        occupied = self.weight > 0
+        least = (FLOOR * self.spread[occupied].mean()).clamp(min=LEAST_SPREAD)
+        distances = squared_gaps(codes, self.centres) / torch.maximum(self.spread, least)
+        found = distances.masked_fill(~occupied, torch.inf).min(dim=1)
+        return found.values, found.indices
+
+    def floor(self) -> Tensor:
+        """``[]``: what :meth:`judge` cannot go below."""
+        return self.spread.new_zeros(())
+
+    def state(self, prefix: str) -> dict[str, Tensor]:
+        """Everything learned, as tensors whose names start with ``prefix``."""
+        return {
+            f"{prefix}centres": self.centres,
+            f"{prefix}spread": self.spread,
+            f"{prefix}weight": self.weight,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor], prefix: str) -> Self:
+        """Rebuild what :meth:`state` described; ``KeyError`` if a part is missing."""
+        return cls(state[f"{prefix}centres"], state[f"{prefix}spread"], state[f"{prefix}weight"])
+
+
+def squared_gaps(codes: Tensor, centres: Tensor) -> Tensor:
+    """Squared distances ``[B, K]`` of codes ``[B, Z]`` to centres ``[K, Z]``."""
+    return (codes.unsqueeze(1) - centres).square().sum(dim=2)
+
+
+def members(centres: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count the codes ``[K]`` nearest to each centre; sum their gaps ``[K, Z]`` and squares."""
+    squares = squared_gaps(codes, centres)
+    index = squares.argmin(dim=1)
+    belongs = torch.nn.functional.one_hot(index, len(centres)).to(codes.dtype)
+    gaps = belongs.T @ (codes - centres[index])
+    return belongs.sum(dim=0), gaps, (belongs * squares).sum(dim=0)
 
 
 def soft_assignment(squares: Tensor) -> Tensor:

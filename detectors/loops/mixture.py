@@ -66,10 +66,19 @@ class Mixture:
 
     def energy(self, codes: Tensor) -> Tensor:
         """Negative log-density ``[N]`` of codes ``[N, Z]``; ``NaN`` if there is no density."""
+        return -torch.logsumexp(self._terms(codes), dim=0)
+
+    def responsibilities(self, codes: Tensor) -> Tensor:
+        """Shares ``[N, K]`` of the components in the density at each code."""
+        return torch.softmax(self._terms(codes), dim=0).T
+
+    def _terms(self, codes: Tensor) -> Tensor:
+        """Logarithm ``[K, N]`` of what each component adds to the density at each code."""
         factor, heights = self._parts()
         gap = codes.double().unsqueeze(1) - self.mean
         white = torch.linalg.solve_triangular(factor, gap.permute(1, 2, 0), upper=False)
-        return -torch.logsumexp(heights.unsqueeze(1) - 0.5 * white.square().sum(dim=1), dim=0)
+        terms: Tensor = heights.unsqueeze(1) - 0.5 * white.square().sum(dim=1)
+        return terms
 
     def floor(self) -> Tensor:
         """``[]``: an energy that no code can go below, that of all means falling on one point."""
@@ -84,6 +93,31 @@ class Mixture:
         log_weight = torch.log(self.weight.clamp(min=TINY) / self.weight.sum().clamp(min=TINY))
         log_root = factor.diagonal(dim1=1, dim2=2).log().sum(dim=1)
         return factor, log_weight - log_root - 0.5 * size * math.log(2 * math.pi)
+
+    # -- as clusters ------------------------------------------------------------------------
+
+    @property
+    def centres(self) -> Tensor:
+        """``[K, Z]`` float32."""
+        return self.mean.float()
+
+    def judge(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies ``[B]`` of codes, and the component that each most likely belongs to."""
+        terms = self._terms(codes)
+        return -torch.logsumexp(terms, dim=0), terms.argmax(dim=0)
+
+    def absorb(self, codes: Tensor, horizon: float) -> Mixture:
+        """Move on with codes ``[N, Z]`` by one step of expectation and maximisation.
+
+        Parameters
+        ----------
+        horizon
+            Sum of weights that the past counts for at most; nothing with 0.
+        """
+        newer = Mixture.fit(codes, self.responsibilities(codes), self.ridge)
+        return self.updated(newer, horizon)
+
+    # -- shape and files --------------------------------------------------------------------
 
     def precisions(self) -> Tensor:
         """``[]`` sum of one over each variance: large where a component is about to collapse."""

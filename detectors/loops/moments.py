@@ -45,13 +45,15 @@ class Moments:
         return cls(mean, covariance, count, whitener.float().to(mean.device))
 
     @classmethod
-    def fit(cls, errors: Tensor, trim: float = 0.0) -> Self:
+    def fit(cls, errors: Tensor, trim: float = 0.0, floor: float = 0.0) -> Self:
         """Learn from ``[n, F]`` errors of real steps.
 
         Parameters
         ----------
         trim
             Share of the steps, those with the largest errors, to leave out.
+        floor
+            Added to all variances as a share of their mean, for errors without a unit.
 
         Without any step the errors are taken as uncorrelated with variance 1.
 
@@ -75,7 +77,8 @@ class Moments:
         diagonal = torch.diag(raw.diagonal())
         share = features / (features + n)
         covariance = (1 - share) * raw + share * diagonal
-        covariance = covariance + FLOOR * torch.eye(features, device=values.device)
+        least = FLOOR + floor * raw.diagonal().mean()
+        covariance = covariance + least * torch.eye(features, device=values.device)
         count = torch.tensor(float(len(values)), dtype=torch.float64, device=values.device)
         return cls.make(mean, covariance, count)
 

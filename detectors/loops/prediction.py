@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from detectors.batch import WindowBatch
 from detectors.loops.training import Stage, held_out_loss, minibatches, train
+from detectors.nets.heads import Guess, window_loss
 
 
 def predict_steps(
@@ -41,6 +43,51 @@ def predict_steps(
         distance,
         validate=lambda: held_out_loss(distance, held_out, stage.settings),
     )
+
+
+class Gapped(NamedTuple):
+    """A mini-batch: windows, and which of their real steps ``[B, T]`` are hidden."""
+
+    windows: WindowBatch
+    hidden: Tensor
+
+
+def fill_in(
+    stage: Stage,
+    data: WindowBatch,
+    held_out: WindowBatch,
+    network: Callable[[Gapped], Guess],
+    share: float,
+) -> None:
+    """Minimise the error of saying steps that are hidden, from those that are not.
+
+    Parameters
+    ----------
+    data, held_out
+        Windows to learn from, and later ones that decide when to stop.
+    network
+        To guesses for all steps, through ``stage.model``.
+    share
+        Of the steps that is hidden.
+    """
+
+    def gapped(windows: WindowBatch, generator: torch.Generator) -> Gapped:
+        draws = torch.rand(windows.mask.shape, generator=generator).to(windows.mask.device)
+        return Gapped(windows, (draws < share) & windows.mask)
+
+    def loss(batch: Gapped) -> Tensor:
+        return window_loss(network(batch), replace(batch.windows, mask=batch.hidden))
+
+    def draw(generator: torch.Generator) -> Iterator[Gapped]:
+        for batch in minibatches(data, stage.settings, generator):
+            yield gapped(batch, generator)
+
+    # the same gaps every time, so that epochs compare
+    def validate() -> float:
+        fixed = torch.Generator().manual_seed(stage.run.seed)
+        return held_out_loss(lambda part: loss(gapped(part, fixed)), held_out, stage.settings)
+
+    train(stage, draw, loss, validate=validate)
 
 
 def delayed(steps: Tensor, start: Tensor) -> Tensor:

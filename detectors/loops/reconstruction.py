@@ -34,6 +34,32 @@ def reconstruct(
     minimise(stage, data, loss, lambda: held_out_loss(loss, held_out, stage.settings), new_ids=True)
 
 
+def copy_rows(
+    stage: Stage,
+    data: WindowBatch,
+    held_out: WindowBatch,
+    rows: Callable[[WindowBatch], tuple[Tensor, Tensor]],
+) -> None:
+    """Minimise the squared errors with which ``stage.model`` copies flat rows.
+
+    Parameters
+    ----------
+    data, held_out
+        Windows to learn from, and later ones that decide when to stop.
+    rows
+        From windows to rows ``[B, D]``, and which of their entries are real.
+    """
+
+    def loss(batch: WindowBatch) -> Tensor:
+        flat, real = rows(batch)
+        errors: Tensor = ((flat - stage.model(flat)) * real).square().sum(dim=1)
+        return errors
+
+    minimise(
+        stage, data, loss, lambda: held_out_loss(loss, held_out, stage.settings), new_ids=False
+    )
+
+
 def minimise(
     stage: Stage,
     data: WindowBatch,

@@ -7,6 +7,7 @@ The weights that are kept are the best ones seen, not the last.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -234,6 +235,42 @@ def train(
     finally:
         course.keep_best()
         model.eval().requires_grad_(False)
+
+
+def last_is_best() -> Callable[[], float]:
+    """Return a validation for :func:`train` that keeps the last weights and never stops early."""
+    done = itertools.count()
+    return lambda: -float(next(done))
+
+
+def warm_up(
+    stage: Stage,
+    draw: Callable[[torch.Generator], Iterable[T]],
+    loss: Callable[[T], Tensor],
+    tighten: Callable[[float], None],
+) -> None:
+    """Train while the loss tightens, and keep the last weights.
+
+    Losses at different warmth do not compare, so none of them can choose the best weights.
+
+    Parameters
+    ----------
+    tighten
+        Called with the warmth that the loss is to have: from 0 to 1 over the epochs of the stage,
+        and 1 when it ends.
+    """
+    epochs = stage.settings.epochs
+    tighten(0.0)
+    try:
+        train(
+            stage,
+            draw,
+            loss,
+            validate=last_is_best(),
+            after_epoch=lambda epoch: tighten(epoch / epochs),
+        )
+    finally:
+        tighten(1.0)
 
 
 class _Course:

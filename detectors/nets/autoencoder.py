@@ -52,6 +52,26 @@ class DenseAutoencoder(nn.Module):
         return copy
 
 
+class CorruptedAutoencoder(DenseAutoencoder):
+    """Dense autoencoder that has to do without a random share of its inputs in training.
+
+    Parameters
+    ----------
+    inputs, hidden, code
+        As in :class:`DenseAutoencoder`.
+    corrupt
+        That share.
+    """
+
+    def __init__(self, inputs: int, hidden: Sequence[int], code: int, corrupt: float) -> None:
+        super().__init__(inputs, hidden, code)
+        self.corrupt = nn.Dropout(corrupt)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """``[B, D]`` to its copy."""
+        return super().forward(self.corrupt(rows))
+
+
 class TiedAutoencoder(nn.Module):
     """One layer that is read in both directions: ``h = W x + b``, ``xhat = W' f(h) + b'``.
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
-from detectors.loops.attribution import nearest_example, path_gradient
+from detectors.loops.attribution import EXAMPLES, nearest_example, path_gradient
 from detectors.loops.moments import Moments
 from detectors.loops.prediction import Gapped, fill_in
 from detectors.loops.training import Count, Run, Share, Stage, Training, evaluate, split
@@ -17,7 +17,7 @@ from detectors.nets.gru import Gru
 from detectors.nets.heads import Guess, WindowHead
 from detectors.nets.modules import load_module, module_state
 from detectors.nets.tcn import Tcn, blocks_for
-from detectors.one_class import EXAMPLES, NEW_REACH
+from detectors.one_class import NEW_REACH
 from detectors.scores import Explain, Scores
 
 RIDGE = 1e-3

@@ -27,6 +27,7 @@ CATALOGUE: dict[str, str] = {
     "devnet": "detectors.devnet:DevNet",
     "ecod": "detectors.ecod:EmpiricalTails",
     "ffp": "detectors.ffp:FutureFramePrediction",
+    "ganomaly": "detectors.ganomaly:Ganomaly",
     "hst": "detectors.hst:HalfSpaceTrees",
     "iforest": "detectors.iforest:IsolationForest",
     "kmeans_ad": "detectors.kmeans_ad:KMeans",

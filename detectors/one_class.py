@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
+from detectors.loops.attribution import nearest, path_gradient, spread_out
 from detectors.loops.one_class import initial_centre, squared_distance
 from detectors.loops.reconstruction import reconstruct
 from detectors.loops.training import Count, Positive, Run, Share, Stage, Training, evaluate, split
@@ -27,12 +28,6 @@ PRETRAIN_RATE = 1e-3
 LEAST_SPAN = 1e-3
 """Range in robust sigmas below which a column counts as constant; dividing by rounding errors would
 blow up whatever comes later."""
-
-SMOOTHING = 8
-"""Points on the way from a normal window at which explanations take the gradient."""
-
-EXAMPLES = 256
-"""Windows of the fit that explanations start from."""
 
 NEW_REACH = 3.0
 """Length of the embedding of a new value, in typical lengths of the others."""
@@ -136,8 +131,7 @@ class OneClassNetwork(Detector):
         run = Run(self.seed, budget, self.report)
         self._pretrain(run, early, late)
         self._centre = initial_centre(evaluate(self._codes, data, self.config.batch))
-        apart = max(1, len(data) // EXAMPLES)
-        self._examples = self._columns(data[::apart][:EXAMPLES])
+        self._examples = self._columns(spread_out(data))
         return run
 
     def _pretrain(self, run: Run, early: WindowBatch, late: WindowBatch) -> None:
@@ -206,29 +200,21 @@ class OneClassNetwork(Detector):
 
     def _path_gradient(self, data: WindowBatch) -> Tensor:
         """``[B, T, E]``: how much each column adds to the distance, where it adds any."""
-        # a GRU in evaluation mode has gradients only outside cuDNN
-        cudnn = torch.backends.cudnn.flags(enabled=False)
-        with torch.inference_mode(False), torch.enable_grad(), cudnn:
-            mask = data.mask.clone()
-            columns = self._columns(data)
-            start = self._nearest_example(columns) * mask.unsqueeze(-1)
-            gap = columns - start
-            total = torch.zeros_like(gap)
-            for i in range(SMOOTHING):
-                point = (start + (i + 0.5) / SMOOTHING * gap).requires_grad_()
-                distance = squared_distance(self._encoder(point, mask), self._centre).sum()
-                total += torch.autograd.grad(distance, point)[0]
-            return (gap * total / SMOOTHING).clamp(min=0.0)
+        columns = self._columns(data)
+        start = self._nearest_example(columns) * data.mask.unsqueeze(-1)
+        with torch.inference_mode(False):
+            mask = data.mask.clone()  # what inference mode has made takes no part in gradients
+
+        def distance(point: Tensor) -> Tensor:
+            return squared_distance(self._encoder(point, mask), self._centre)
+
+        return path_gradient(distance, start, columns)
 
     def _nearest_example(self, columns: Tensor) -> Tensor:
-        """For windows ``[B, T, E]`` the nearest windows of the fit, cut or padded to ``T`` steps.
-
-        Nearest by absolute differences, of which one corrupted entry is only one.
-        """
+        """Nearest windows of the fit to ``[B, T, E]``, cut or padded to ``T`` steps."""
         missing = columns.shape[1] - self._examples.shape[1]
         examples = nn.functional.pad(self._examples, (0, 0, 0, missing))  # cuts where negative
-        gaps = torch.cdist(columns.flatten(1), examples.flatten(1), p=1.0)
-        return examples[gaps.argmin(dim=1)]
+        return examples[nearest(columns.flatten(1), examples.flatten(1))]
 
     # -- files ------------------------------------------------------------------------------
 

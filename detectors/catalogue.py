@@ -25,6 +25,7 @@ CATALOGUE: dict[str, str] = {
     "dec": "detectors.dec:DeepEmbeddedClustering",
     "denoise_ae": "detectors.denoise_ae:DenoisingAutoencoder",
     "devnet": "detectors.devnet:DevNet",
+    "ebgan": "detectors.ebgan:BidirectionalGan",
     "ecod": "detectors.ecod:EmpiricalTails",
     "ffp": "detectors.ffp:FutureFramePrediction",
     "ganomaly": "detectors.ganomaly:Ganomaly",

@@ -20,6 +20,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     ),
     "denoise_ae": (Budget(steps=400), {"code": 4, "batch": 64, "learning_rate": 5e-3}),
     "devnet": (Budget(steps=100), {}),
+    "ebgan": (Budget(steps=200), {"code": 8, "batch": 64, "learning_rate": 2e-3}),
     "ffp": (Budget(steps=100), {}),
     "ganomaly": (Budget(steps=200), {"batch": 64, "learning_rate": 2e-3}),
     "lstm_ae": (Budget(steps=400), {"hidden": 32, "learning_rate": 1e-2, "batch": 64}),

@@ -16,6 +16,7 @@ from schemas.nearest import nearest
 CATALOGUE: dict[str, str] = {
     "ae": "detectors.ae:Autoencoder",
     "alad": "detectors.alad:Alad",
+    "anogan": "detectors.anogan:AnoGan",
     "ape": "detectors.ape:PairwiseEmbedding",
     "cauchy": "detectors.cauchy:CauchyCombination",
     "cnn_ae": "detectors.cnn_ae:CnnAutoencoder",

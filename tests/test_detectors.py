@@ -12,6 +12,10 @@ from detectors.checks.subject import Subject, require_close, small, tensors
 TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "ae": (Budget(steps=400), {"code": 4, "batch": 64, "learning_rate": 5e-3}),
     "alad": (Budget(steps=150), {"code": 8, "batch": 64, "learning_rate": 2e-3}),
+    "anogan": (
+        Budget(steps=500),
+        {"code": 4, "batch": 64, "learning_rate": 2e-3, "search": 20, "search_rate": 0.2},
+    ),
     "cauchy": (Budget(steps=100), {}),
     "cnn_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 3e-3}),
     "contract_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 5e-3}),
@@ -22,6 +26,10 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "denoise_ae": (Budget(steps=400), {"code": 4, "batch": 64, "learning_rate": 5e-3}),
     "devnet": (Budget(steps=100), {}),
     "ebgan": (Budget(steps=200), {"code": 8, "batch": 64, "learning_rate": 2e-3}),
+    "fanogan": (
+        Budget(steps=300),
+        {"code": 4, "batch": 64, "learning_rate": 2e-3, "encoder_rate": 2e-3},
+    ),
     "ffp": (Budget(steps=100), {}),
     "ganomaly": (Budget(steps=200), {"batch": 64, "learning_rate": 2e-3}),
     "lstm_ae": (Budget(steps=400), {"hidden": 32, "learning_rate": 1e-2, "batch": 64}),

@@ -289,6 +289,7 @@ def play(
                 after_epoch(course.done)
     finally:
         course.keep_best()
+        model.zero_grad()
         model.eval().requires_grad_(False)
 
 

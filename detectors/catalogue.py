@@ -29,6 +29,7 @@ CATALOGUE: dict[str, str] = {
     "devnet": "detectors.devnet:DevNet",
     "ebgan": "detectors.ebgan:BidirectionalGan",
     "ecod": "detectors.ecod:EmpiricalTails",
+    "fanogan": "detectors.fanogan:FastAnoGan",
     "ffp": "detectors.ffp:FutureFramePrediction",
     "ganomaly": "detectors.ganomaly:Ganomaly",
     "hst": "detectors.hst:HalfSpaceTrees",

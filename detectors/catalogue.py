@@ -15,6 +15,8 @@ from schemas.nearest import nearest
 
 CATALOGUE: dict[str, str] = {
     "ae": "detectors.ae:Autoencoder",
+    "alad": "detectors.alad:Alad",
+    "anogan": "detectors.anogan:AnoGan",
     "ape": "detectors.ape:PairwiseEmbedding",
     "cauchy": "detectors.cauchy:CauchyCombination",
     "cnn_ae": "detectors.cnn_ae:CnnAutoencoder",
@@ -27,8 +29,11 @@ CATALOGUE: dict[str, str] = {
     "denoise_ae": "detectors.denoise_ae:DenoisingAutoencoder",
     "devnet": "detectors.devnet:DevNet",
     "e3outlier": "detectors.e3outlier:E3Outlier",
+    "ebgan": "detectors.ebgan:BidirectionalGan",
     "ecod": "detectors.ecod:EmpiricalTails",
+    "fanogan": "detectors.fanogan:FastAnoGan",
     "ffp": "detectors.ffp:FutureFramePrediction",
+    "ganomaly": "detectors.ganomaly:Ganomaly",
     "gcn_ae": "detectors.gcn_ae:GraphConvolutionalAutoencoder",
     "gmvae": "detectors.gmvae:MixtureVae",
     "gt": "detectors.gt:GeometricTransformations",

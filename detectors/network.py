@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
-from detectors.loops.attribution import EXAMPLES, nearest_example, path_gradient
+from detectors.loops.attribution import nearest_example, path_gradient, spread_out
 from detectors.loops.reconstruction import minimise
 from detectors.loops.training import Run, Stage, Training, gentle, held_out_loss, split
 from detectors.nets.modules import load_module, module_state
@@ -97,8 +97,7 @@ class ExplainedNetwork(NetworkDetector):
         """Score ``[B, T, E]`` and ``mask [B, T]``, ``[B]``."""
 
     def _learn_usual(self, early: WindowBatch, late: WindowBatch) -> None:
-        apart = max(1, len(early) // EXAMPLES)
-        self._examples = self._input(early[::apart][:EXAMPLES]).clone()
+        self._examples = self._input(spread_out(early)).clone()
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
         columns = self._input(data)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
-from detectors.loops.attribution import EXAMPLES, nearest_example, path_gradient
+from detectors.loops.attribution import nearest_example, path_gradient, spread_out
 from detectors.loops.one_class import initial_centre, squared_distance
 from detectors.loops.reconstruction import reconstruct
 from detectors.loops.training import Count, Positive, Run, Share, Stage, Training, evaluate, split
@@ -131,8 +131,7 @@ class OneClassNetwork(Detector):
         run = Run(self.seed, budget, self.report)
         self._pretrain(run, early, late)
         self._centre = initial_centre(evaluate(self._codes, data, self.config.batch))
-        apart = max(1, len(data) // EXAMPLES)
-        self._examples = self._columns(data[::apart][:EXAMPLES])
+        self._examples = self._columns(spread_out(data))
         return run
 
     def _pretrain(self, run: Run, early: WindowBatch, late: WindowBatch) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
-from detectors.loops.attribution import EXAMPLES, nearest_example, path_gradient
+from detectors.loops.attribution import nearest_example, path_gradient, spread_out
 from detectors.loops.moments import Moments
 from detectors.loops.prediction import Gapped, fill_in
 from detectors.loops.training import Count, Run, Share, Stage, Training, evaluate, split
@@ -132,8 +132,7 @@ class Transfer(Detector):
         filler = Filler(self._encoder, self.config.hidden, data).to(self.device)
         fill_in(Stage(filler, self.config, run), *split(data), filler, self.config.hide)
         self._encoder.input.push_out_new(NEW_REACH)
-        apart = max(1, len(data) // EXAMPLES)
-        self._examples = self._encoder.columns(data[::apart][:EXAMPLES])
+        self._examples = self._encoder.columns(spread_out(data))
         self._head = self._new_head(data)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:

@@ -11,6 +11,11 @@ from detectors.checks.subject import Subject, require_close, small, tensors
 # Default settings are made for 100,000 windows; on 2,000 easy ones less work learns enough.
 TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "ae": (Budget(steps=400), {"code": 4, "batch": 64, "learning_rate": 5e-3}),
+    "alad": (Budget(steps=150), {"code": 8, "batch": 64, "learning_rate": 2e-3}),
+    "anogan": (
+        Budget(steps=500),
+        {"code": 4, "batch": 64, "learning_rate": 2e-3, "search": 20, "search_rate": 0.2},
+    ),
     "cauchy": (Budget(steps=100), {}),
     "cnn_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 3e-3}),
     "contract_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 5e-3}),
@@ -22,7 +27,13 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "denoise_ae": (Budget(steps=400), {"code": 4, "batch": 64, "learning_rate": 5e-3}),
     "devnet": (Budget(steps=100), {}),
     "e3outlier": (Budget(steps=100), {"hidden": 16, "batch": 32}),
+    "ebgan": (Budget(steps=200), {"code": 8, "batch": 64, "learning_rate": 2e-3}),
+    "fanogan": (
+        Budget(steps=300),
+        {"code": 4, "batch": 64, "learning_rate": 2e-3, "encoder_rate": 2e-3},
+    ),
     "ffp": (Budget(steps=100), {}),
+    "ganomaly": (Budget(steps=200), {"batch": 64, "learning_rate": 2e-3}),
     "gcn_ae": (Budget(steps=200), {"hidden": 32}),
     "gmvae": (Budget(steps=400), {"components": 3, "learning_rate": 5e-3, "batch": 64}),
     "gt": (Budget(steps=60), {"hidden": 16, "batch": 32}),

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from detectors.batch import WindowBatch
+
 SMOOTHING = 8
 """Points on the way to a window at which the gradient along the path is taken."""
 
@@ -47,6 +49,7 @@ def path_gradient(score: Callable[[Tensor], Tensor], start: Tensor, end: Tensor)
     # a GRU in evaluation mode has gradients only outside cuDNN
     cudnn = torch.backends.cudnn.flags(enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), cudnn:
+        start = start.clone()
         gap = end - start
         total = torch.zeros_like(gap)
         for i in range(SMOOTHING):
@@ -55,12 +58,21 @@ def path_gradient(score: Callable[[Tensor], Tensor], start: Tensor, end: Tensor)
         return (gap * total / SMOOTHING).clamp(min=0.0)
 
 
-def nearest_example(windows: Tensor, examples: Tensor) -> Tensor:
-    """For windows ``[B, T, E]`` the nearest examples ``[M, T', E]``, cut or padded to ``T`` steps.
+def spread_out(data: WindowBatch) -> WindowBatch:
+    """``EXAMPLES`` windows at equal distances; all of them if they are fewer."""
+    return data[:: max(1, len(data) // EXAMPLES)][:EXAMPLES]
+
+
+def nearest(rows: Tensor, examples: Tensor) -> Tensor:
+    """For rows ``[B, D]`` which of the examples ``[N, D]`` is nearest, ``[B]``.
 
     Nearest by absolute differences, of which one corrupted entry is only one.
     """
+    return torch.cdist(rows, examples, p=1.0).argmin(dim=1)
+
+
+def nearest_example(windows: Tensor, examples: Tensor) -> Tensor:
+    """For windows ``[B, T, E]`` the nearest of ``[M, T', E]``, cut or padded to ``T`` steps."""
     missing = windows.shape[1] - examples.shape[1]
     fitting = torch.nn.functional.pad(examples, (0, 0, 0, missing))  # cuts where negative
-    gaps = torch.cdist(windows.flatten(1), fitting.flatten(1), p=1.0)
-    return fitting[gaps.argmin(dim=1)]
+    return fitting[nearest(windows.flatten(1), fitting.flatten(1))]

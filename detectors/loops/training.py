@@ -1,8 +1,9 @@
-"""The machinery under every training loop: mini-batches, optimiser, guards and limits.
+"""The machinery under every training loop: mini-batches, optimisers, guards and limits.
 
-A loop hands over a network, a way to draw an epoch of mini-batches and a loss per instance.
-Training then stops at the first of: the last epoch, no progress on held-out windows, the budget.
-The weights that are kept are the best ones seen, not the last.
+A loop hands over a network, a way to draw an epoch of mini-batches and a loss per instance, or
+several losses, each with the part of the network that it may change. Training then stops at the
+first of: the last epoch, no progress on held-out windows, the budget. The weights that are kept
+are the best ones seen, not the last.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, FitReport
+from detectors.loops.averaging import Average
 from detectors.nets.embedding import show_new
 from schemas.errors import DetectorError
 
@@ -138,6 +140,11 @@ class Stage:
         Share of the run's budget that may be used up when the stage ends.
     groups
         Parameter groups of the optimiser where they differ; all parameters alike if left out.
+    betas
+        Memory of Adam.
+    average
+        Decay of a running average of the weights, which then is what is validated and kept; 0
+        for the weights themselves.
     """
 
     model: nn.Module
@@ -145,6 +152,38 @@ class Stage:
     run: Run
     share: float = 1.0
     groups: list[dict[str, object]] | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    average: float = 0.0
+
+
+@dataclass(frozen=True)
+class Player(Generic[T]):
+    """One of several sides that move in turns.
+
+    Attributes
+    ----------
+    modules
+        Parts of the model that the player may change. While ``loss`` is computed, only their
+        parameters have gradients.
+    loss
+        ``[B]`` losses of the instances of a mini-batch, with gradients.
+    rate
+        Factor on the learning rate.
+    every
+        Mini-batches from one move to the next.
+    starts_over
+        Asked after each epoch: whether to go back to the weights of the start.
+    """
+
+    modules: Sequence[nn.Module]
+    loss: Callable[[T], Tensor]
+    rate: float = 1.0
+    every: int = 1
+    starts_over: Callable[[], bool] | None = None
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All that the player may change."""
+        return [p for module in self.modules for p in module.parameters()]
 
 
 def split(data: WindowBatch) -> tuple[WindowBatch, WindowBatch]:
@@ -216,15 +255,32 @@ def train(
     DetectorError
         If the loss keeps leaving the finite numbers at ever smaller learning rates.
     """
+    play(stage, draw, [Player([stage.model], loss)], validate=validate, after_epoch=after_epoch)
+
+
+def play(
+    stage: Stage,
+    draw: Callable[[torch.Generator], Iterable[T]],
+    players: Sequence[Player[T]],
+    *,
+    validate: Callable[[], float] | None = None,
+    after_epoch: Callable[[int], None] | None = None,
+) -> None:
+    """Train as :func:`train` does, with several players that move in turns on each mini-batch.
+
+    The loss of an epoch is the sum of those of the players, each averaged over its moves. A step
+    of the budget is one mini-batch, whoever moves on it.
+    """
     model, report = stage.model, stage.run.report
     model.requires_grad_(True)
-    course = _Course(stage)
+    course = _Course(stage, players)
     try:
         while course.goes_on():
             model.train()
-            mean = course.epoch(draw, loss)
+            mean = course.epoch(draw)
             model.eval()
-            value = validate() if validate is not None and math.isfinite(mean) else mean
+            with course.average.shown():
+                value = validate() if validate is not None and math.isfinite(mean) else mean
             if not math.isfinite(value):
                 course.step_back()
                 continue
@@ -234,6 +290,7 @@ def train(
                 after_epoch(course.done)
     finally:
         course.keep_best()
+        model.zero_grad()
         model.eval().requires_grad_(False)
 
 
@@ -273,11 +330,12 @@ def warm_up(
         tighten(1.0)
 
 
-class _Course:
+class _Course(Generic[T]):
     """State of one stage of training between epochs."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, players: Sequence[Player[T]]) -> None:
         self.stage = stage
+        self.players = players
         self.generator = torch.Generator().manual_seed(stage.run.seed)
         self.rate = stage.settings.learning_rate
         self.done = 0
@@ -285,21 +343,17 @@ class _Course:
         self.stale = 0
         self.late = False
         self.best = math.inf
-        self.best_weights = self._weights()
-        self.last_weights = self.best_weights
-        self.optimiser = self._new_optimiser()
+        self.average = Average(stage.model, stage.average)
+        self.best_weights = self.last_weights = self.first_weights = self.average.weights()
+        self.optimisers = [self._new_optimiser(player) for player in players]
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {n: t.detach().clone() for n, t in self.stage.model.state_dict().items()}
-
-    def _new_optimiser(self) -> torch.optim.Optimizer:
-        settings = self.stage.settings
-        groups = self.stage.groups or [{"params": list(self.stage.model.parameters())}]
+    def _new_optimiser(self, player: Player[T]) -> torch.optim.Optimizer:
+        stage, settings = self.stage, self.stage.settings
+        groups = stage.groups or [{"params": player.parameters()}]
+        rate, decay = self.rate * player.rate, settings.weight_decay
         if settings.optimiser == "adam":
-            return torch.optim.Adam(groups, lr=self.rate, weight_decay=settings.weight_decay)
-        return torch.optim.RMSprop(
-            groups, lr=self.rate, alpha=0.9, eps=1e-7, weight_decay=settings.weight_decay
-        )
+            return torch.optim.Adam(groups, lr=rate, betas=stage.betas, weight_decay=decay)
+        return torch.optim.RMSprop(groups, lr=rate, alpha=0.9, eps=1e-7, weight_decay=decay)
 
     def goes_on(self) -> bool:
         """Whether there is another epoch; says why not in the report."""
@@ -314,45 +368,78 @@ class _Course:
             return True
         return False
 
-    def epoch(
-        self, draw: Callable[[torch.Generator], Iterable[T]], loss: Callable[[T], Tensor]
-    ) -> float:
+    def epoch(self, draw: Callable[[torch.Generator], Iterable[T]]) -> float:
         """One pass; returns the mean loss, or NaN as soon as one is not finite."""
         stage, settings = self.stage, self.stage.settings
         self.late = self.late or self.done >= LATE * settings.epochs
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate * (settings.decay if self.late else 1.0)
+        for player, optimiser in zip(self.players, self.optimisers, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = self.rate * player.rate * (settings.decay if self.late else 1.0)
         # the first epoch still has to find out what is unlike the rest
         trim = settings.trim if self.done > 0 else 0.0
-        total, count, trimmed = 0.0, 0, 0
+        totals, moves, trimmed = [0.0] * len(self.players), [0] * len(self.players), 0
         for batch in draw(self.generator):
-            value, out = trimmed_mean(loss(batch), trim)
-            number = value.item()
-            if not math.isfinite(number):
+            values, out = self._round(batch, trim)
+            trimmed += out
+            for i, value in values.items():
+                totals[i], moves[i] = totals[i] + value, moves[i] + 1
+            if not math.isfinite(sum(totals)):
                 return math.nan
-            self.optimiser.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(stage.model.parameters(), settings.clip)
-            self.optimiser.step()
+            self.average.follow()
             stage.run.steps += 1
-            total, count, trimmed = total + number, count + 1, trimmed + out
             if stage.run.spent(stage.share):
                 break
         stage.run.report.trimmed = trimmed
-        return total / count
+        if not sum(moves):
+            return math.nan
+        return sum(t / n for t, n in zip(totals, moves, strict=True) if n)
+
+    def _round(self, batch: T, trim: float) -> tuple[dict[int, float], int]:
+        """Let every player move whose turn it is; give the losses, and how many the last trimmed.
+
+        Weights that a loss beyond the finite numbers has spoilt are not kept.
+        """
+        stage, losses, out = self.stage, dict[int, Tensor](), 0
+        for i, (player, optimiser) in enumerate(zip(self.players, self.optimisers, strict=True)):
+            if stage.run.steps % player.every:
+                continue
+            if list(player.modules) != [stage.model]:
+                stage.model.requires_grad_(False)
+                for module in player.modules:
+                    module.requires_grad_(True)
+            loss, out = trimmed_mean(player.loss(batch), trim)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(player.parameters(), stage.settings.clip)
+            optimiser.step()
+            losses[i] = loss.detach()
+        # one look for all of them: each waits for the device
+        values = torch.stack(list(losses.values())).tolist() if losses else []
+        return dict(zip(losses, values, strict=True)), out
 
     def note(self, value: float, *, stops_early: bool) -> None:
         """Take an epoch that ended well."""
         self.done += 1
-        self.last_weights = self._weights()
+        self.last_weights = self.average.current()
         self.stale = self.stale + 1 if stops_early else 0
         if not value >= self.best - PROGRESS * abs(self.best):  # the first best is infinite
             self.stale = 0
         if value < self.best:
-            self.best, self.best_weights = value, self.last_weights
+            self.best, self.best_weights = value, self.average.weights()
         if self.stale >= self.stage.settings.patience and not self.late:
             self.late, self.stale = True, 0
-            self.stage.model.load_state_dict(self.best_weights)
+            self.average.restart(self.best_weights)
+        for i, player in enumerate(self.players):
+            if player.starts_over is not None and player.starts_over():
+                self._start_over(i)
+
+    def _start_over(self, i: int) -> None:
+        """Put the first weights of a player back, and forget the course of its optimiser."""
+        mine = {id(p) for p in self.players[i].parameters()}
+        names = [n for n, p in self.stage.model.named_parameters() if id(p) in mine]
+        first = {name: self.first_weights[name] for name in names}
+        self.average.restart({**self.average.current(), **first})
+        self.optimisers[i] = self._new_optimiser(self.players[i])
 
     def step_back(self) -> None:
         """Return to the last good weights and go on at half the rate."""
@@ -363,9 +450,9 @@ class _Course:
                 "set a smaller learning_rate or look for extreme values in the windows"
             )
             raise DetectorError(msg)
-        self.stage.model.load_state_dict(self.last_weights)
+        self.average.restart(self.last_weights)
         self.rate /= 2
-        self.optimiser = self._new_optimiser()
+        self.optimisers = [self._new_optimiser(player) for player in self.players]
 
     def keep_best(self) -> None:
         """Put the best weights back."""

@@ -34,6 +34,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     kinds
         Input kinds it takes: ``record`` is ``T = 1``; ``series`` numbers with ``T > 1``;
         ``events`` one category field with ``T >= 1``.
+    attributes
+        Whether events of several categories (``catrec``) may have numbers beside them.
     min_labels
         Labelled anomalies it refuses to fit without; 0 where labels are not needed.
     uses_labels
@@ -58,6 +60,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     section: str
     supervision: Supervision
     kinds: tuple[Kind, ...]
+    attributes: bool = False
     min_labels: int = 0
     uses_labels: bool = False
     partial_fit: Literal["full", "head-only", "statistics-only", "none"] = "none"

@@ -15,6 +15,7 @@ from schemas.nearest import nearest
 
 CATALOGUE: dict[str, str] = {
     "ae": "detectors.ae:Autoencoder",
+    "aehe": "detectors.aehe:EventEmbedding",
     "ape": "detectors.ape:PairwiseEmbedding",
     "cauchy": "detectors.cauchy:CauchyCombination",
     "cnn_ae": "detectors.cnn_ae:CnnAutoencoder",

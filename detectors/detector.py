@@ -372,7 +372,8 @@ class Detector(ABC):
             taken.add("series")
         if batch.fields and not batch.features:
             taken |= {"events", "catrec"} & set(kinds)
-        if batch.fields and batch.features and ("record" in kinds or "events" in kinds):
+        mixed = "record" in kinds or "events" in kinds or self.caps.attributes
+        if batch.fields and batch.features and mixed:
             taken.add("record")
         if not taken:
             msg = (

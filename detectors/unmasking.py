@@ -89,8 +89,8 @@ class Unmasking(Detector):
         loop="statistics",
         sources=("BLOCKS",),
         waived={
-            "rises_with_the_anomaly": "the score is about halves of a window: one number that moves "
-            "away from the rest of its half makes the halves no easier to tell apart"
+            "rises_with_the_anomaly": "the score is about halves of a window: one number that "
+            "moves away from the rest of its half makes the halves no easier to tell apart"
         },
     )
     chunk = 512  # the curvatures of a chunk stay small

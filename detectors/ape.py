@@ -7,11 +7,11 @@ from typing import Annotated
 import msgspec
 
 from detectors.capabilities import Capabilities
-from detectors.event_likelihood import EventLikelihood, LikelihoodTraining
+from detectors.event_likelihood import EmbeddedEvents, LikelihoodTraining
 from detectors.loops.training import Count
 
 
-class PairwiseEmbedding(EventLikelihood):
+class PairwiseEmbedding(EmbeddedEvents):
     """``-tau(x)`` with ``tau(x) = sum over pairs i < j of w_ij z_i . z_j + c`` and ``w_ij >= 0``.
 
     All values live in one space of embeddings ``z``, in which those that occur together come close;

@@ -39,6 +39,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         they name entities that meet in an event; ``graphwin`` is a window of such events, with
         numbers, as one graph; a ``bag`` is a session, labelled as a whole, whose steps are its
         instances.
+    attributes
+        Whether events of several categories (``catrec``) may have numbers beside them.
     min_labels
         Labelled anomalies it refuses to fit without; 0 where labels are not needed.
     uses_labels
@@ -63,6 +65,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     section: str
     supervision: Supervision
     kinds: tuple[Kind, ...]
+    attributes: bool = False
     min_labels: int = 0
     uses_labels: bool = False
     partial_fit: Literal["full", "head-only", "statistics-only", "none"] = "none"

@@ -15,6 +15,7 @@ from schemas.nearest import nearest
 
 CATALOGUE: dict[str, str] = {
     "ae": "detectors.ae:Autoencoder",
+    "aehe": "detectors.aehe:EventEmbedding",
     "alad": "detectors.alad:Alad",
     "anogan": "detectors.anogan:AnoGan",
     "ape": "detectors.ape:PairwiseEmbedding",

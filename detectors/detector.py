@@ -376,7 +376,8 @@ class Detector(ABC):
             taken.add("bag")
         if batch.fields and "graphwin" in kinds:
             taken.add("graphwin")
-        if batch.fields and batch.features and ("record" in kinds or "events" in kinds):
+        mixed = "record" in kinds or "events" in kinds or self.caps.attributes
+        if batch.fields and batch.features and mixed:
             taken.add("record")
         if not taken:
             msg = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -9,10 +11,10 @@ from torch import Tensor
 
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
-from detectors.loops.likelihood import Unigrams, contrast_events
+from detectors.loops.likelihood import Events, Unigrams, contrast_events
 from detectors.loops.training import Count, Positive, Run, Stage, Training, gentle, split
 from detectors.nets.heads import new_value_surcharge, per_step_mean
-from detectors.nets.interaction import PairInteraction, ValueTable, count_values
+from detectors.nets.interaction import Interaction, PairInteraction, ValueTable, count_values
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores
 from schemas.errors import DataError
@@ -43,16 +45,15 @@ class EventLikelihood(Detector):
     """Negative log-likelihood of an event, up to a constant, as learned against imitations.
 
     Every step of a window is an event of its own. A value without an example so far costs what new
-    values cost, and a surcharge for standing for many. Weight decay works on the embeddings alone:
-    these and the weights of the pairs could otherwise grow at each other's expense.
+    values cost, and a surcharge for standing for many. Subclasses say what the vectors of an event
+    are.
 
     Explanations blame each pair for how far its term lies below what it usually is, half on either
     field, and a new value for its surcharge.
     """
 
     chunk = 2048
-    positive: ClassVar[bool]
-    """Whether weights of pairs stay above 0."""
+    _net: Interaction
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         if data.fields < 2:
@@ -65,50 +66,81 @@ class EventLikelihood(Detector):
         self._values = ValueTable(data.vocab, self._counts)
         self._surcharge = new_value_surcharge(data)
         self._net = self._build()
+        one = self._counts.new_ones(())
+        self._meet(data, torch.zeros(0, dtype=torch.int64, device=one.device), one)
         self._learn(data, self.config, Run(self.seed, budget, self.report))
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         before = self._values
-        events = self._counts.sum() / data.fields
-        fade = (self.config.horizon / events.clamp(min=1)).clamp(max=1.0)
+        fade = self._fade(data)
         self._counts = fade * self._counts + count_values(data.cat[data.mask], data.vocab)
         self._values = ValueTable(data.vocab, self._counts)
-        # a value that was new until now starts as one
-        fresh = (self._values.known & ~before.known).nonzero().squeeze(1)
-        with torch.no_grad():
-            table = self._net.embedding.weight
-            table[fresh] = table[self._values.new_row(fresh)]
+        self._meet(data, (self._values.known & ~before.known).nonzero().squeeze(1), fade)
         self._learn(data, gentle(self.config), Run(self.seed + 1, budget, self.report))
 
+    def _fade(self, data: WindowBatch) -> Tensor:
+        """``[]``: what the past weighs once it exceeds the horizon."""
+        events = self._counts.sum() / data.fields
+        fade: Tensor = self.config.horizon / events.clamp(min=1)
+        return fade.clamp(max=1.0)
+
+    def _meet(self, data: WindowBatch, fresh: Tensor, fade: Tensor) -> None:
+        """Take in events before learning from them.
+
+        Parameters
+        ----------
+        fresh
+            Rows of values that counted as new until now.
+        fade
+            ``[]``: what the past weighs.
+        """
+
     def _learn(self, data: WindowBatch, settings: Training, run: Run) -> None:
-        early, late = (self._values.rows(part.cat[part.mask]) for part in split(data))
-        net = self._net
-        groups: list[dict[str, object]] = [
-            {"params": [net.embedding.weight]},
-            {"params": [net.raw_weight, net.constant], "weight_decay": 0.0},
-        ]
+        early, late = (
+            Events(self._values.rows(part.cat[part.mask]), part.num[part.mask])
+            for part in split(data)
+        )
         unigrams = Unigrams.fit(self._counts, self._values.start)
-        stage = Stage(net, settings, run, groups=groups)
-        contrast_events(stage, early, late, unigrams, net, self.config.negatives)
+        stage = Stage(self._net, settings, run, groups=self._groups())
+        contrast_events(
+            stage, early, late, unigrams, self._net, self.config.negatives, self._besides()
+        )
+        self._settle()
         with torch.no_grad():
-            self._usual = net.terms(late).mean(dim=0)
+            self._usual = self._net.terms(*late).mean(dim=0)
+
+    @abstractmethod
+    def _groups(self) -> list[dict[str, object]]:
+        """Parameter groups of the optimiser."""
+
+    def _besides(self) -> Callable[[Tensor], Tensor] | None:
+        """Say what else training minimises: rows ``[B, C]`` to ``[B]``."""
+        return None
+
+    def _settle(self) -> None:
+        """Work out what scores need of the network; called after learning and after loading."""
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
         rows = self._values.rows(data.cat)
         surcharge = self._values.is_new(rows) * self._surcharge
-        terms = self._net.terms(rows)
+        terms = self._net.terms(rows, data.num)
         steps = surcharge.sum(dim=-1) - terms.sum(dim=-1) - self._net.constant
         score = per_step_mean(steps, data.mask)
         if explain == "none":
             return Scores(score)
         lacking = (self._usual - terms).clamp(min=0)
-        fields = (self._net.by_field(lacking) + surcharge) * data.mask.unsqueeze(-1)
+        fields = self._by_field(self._net.by_node(lacking), data)
+        fields[:, :, data.features :] += surcharge
+        fields = fields * data.mask.unsqueeze(-1)
         return Scores(score, fields.sum(dim=-1), fields)
 
-    def _build(self) -> PairInteraction:
-        vocab = self._fitted().vocab
-        net = PairInteraction(sum(vocab), len(vocab), self.config.width, positive=self.positive)
-        return net.to(self.device)
+    def _by_field(self, shares: Tensor, data: WindowBatch) -> Tensor:
+        """Shares ``[B, T, nodes]`` of the vectors of an event to ``[B, T, F + C]``."""
+        return shares
+
+    @abstractmethod
+    def _build(self) -> Interaction:
+        """Make the untrained network on the detector's device."""
 
     def _state(self) -> dict[str, Tensor]:
         return {
@@ -124,3 +156,33 @@ class EventLikelihood(Detector):
         self._values = ValueTable(self._fitted().vocab, self._counts)
         self._net = self._build()
         load_module(self._net, state, "net.")
+        self._settle()
+
+
+class EmbeddedEvents(EventLikelihood):
+    """One embedding per value.
+
+    Weight decay works on the embeddings alone: these and the weights of the pairs could otherwise
+    grow at each other's expense.
+    """
+
+    positive: ClassVar[bool]
+    """Whether weights of pairs stay above 0."""
+    _net: PairInteraction
+
+    def _meet(self, data: WindowBatch, fresh: Tensor, fade: Tensor) -> None:
+        with torch.no_grad():
+            table = self._net.embedding.weight
+            table[fresh] = table[self._values.new_row(fresh)]  # each starts as a new value
+
+    def _groups(self) -> list[dict[str, object]]:
+        net = self._net
+        return [
+            {"params": [net.embedding.weight]},
+            {"params": [net.raw_weight, net.constant], "weight_decay": 0.0},
+        ]
+
+    def _build(self) -> PairInteraction:
+        vocab = self._fitted().vocab
+        net = PairInteraction(sum(vocab), len(vocab), self.config.width, positive=self.positive)
+        return net.to(self.device)

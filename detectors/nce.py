@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from detectors.capabilities import Capabilities
-from detectors.event_likelihood import EventLikelihood, LikelihoodTraining
+from detectors.event_likelihood import EmbeddedEvents, LikelihoodTraining
 
 
-class EventNce(EventLikelihood):
+class EventNce(EmbeddedEvents):
     """``-tau(x)`` with ``tau(x) = sum over pairs i < j of w_ij z_i . z_j + c`` of an event.
 
     Each value has an embedding ``z``, each pair of fields a weight of either sign. The model

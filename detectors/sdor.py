@@ -24,7 +24,7 @@ from detectors.loops.ordinal import (
     regress,
 )
 from detectors.loops.reconstruction import copy_rows
-from detectors.loops.training import Count, Positive, Run, Share, Stage, Training, gentle, split
+from detectors.loops.training import Count, Run, Share, Stage, Training, gentle, split
 from detectors.nets.autoencoder import CorruptedAutoencoder
 from detectors.nets.mlp import mlp
 from detectors.nets.modules import load_module, module_state
@@ -100,8 +100,8 @@ class OrdinalRegression(Detector):
             Shares of the windows at the ends of the ranking that get pseudo-labels.
         rounds
             Most rounds of ranking and learning; ``epochs`` are those of one round.
-        pretrain_epochs, pretrain_rate
-            Epochs as an autoencoder, and their learning rate.
+        pretrain_epochs
+            Epochs as an autoencoder.
         """
 
         hidden: tuple[Count, ...] = (64,)
@@ -112,11 +112,9 @@ class OrdinalRegression(Detector):
         normal: Annotated[float, msgspec.Meta(gt=0.0, le=0.5)] = 0.2
         rounds: Count = 5
         pretrain_epochs: Count = 20
-        pretrain_rate: Positive = 1e-3
         epochs: Count = 10
         steps_per_epoch: Count = 50
         batch: Annotated[int, msgspec.Meta(ge=2)] = 256
-        learning_rate: Positive = 1e-4
 
     caps = Capabilities(
         name="sdor",
@@ -156,9 +154,7 @@ class OrdinalRegression(Detector):
         config = self.config
         copier = CorruptedAutoencoder(self._width(), config.hidden, config.code, config.corrupt)
         copier.encoder = self._net.encoder
-        settings = msgspec.structs.replace(
-            config, epochs=config.pretrain_epochs, learning_rate=config.pretrain_rate
-        )
+        settings = msgspec.structs.replace(config, epochs=config.pretrain_epochs)
         # half of a budget, lest nothing be left for the ranking
         copy_rows(Stage(copier.to(self.device), settings, run, share=0.5), *split(data), self._rows)
 

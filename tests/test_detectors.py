@@ -11,6 +11,7 @@ from detectors.checks.subject import Subject, require_close, small, tensors
 # Default settings are made for 100,000 windows; on 2,000 easy ones less work learns enough.
 TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "ae": (Budget(steps=400), {"code": 4, "batch": 64, "learning_rate": 5e-3}),
+    "aehe": (Budget(steps=150), {"batch": 256}),
     "alad": (Budget(steps=150), {"code": 8, "batch": 64, "learning_rate": 2e-3}),
     "anogan": (
         Budget(steps=500),
@@ -49,7 +50,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "randnet": (Budget(steps=300), {"members": 16, "learning_rate": 1e-2, "batch": 128}),
     "rda": (Budget(steps=500), {"code": 4, "batch": 64, "learning_rate": 1e-2}),
     "replicator": (Budget(steps=500), {"batch": 64, "learning_rate": 1e-2}),
-    "sdor": (Budget(steps=400), {"learning_rate": 1e-3, "epochs": 2, "steps_per_epoch": 20}),
+    "sdor": (Budget(steps=800), {"epochs": 4}),
     "sparse_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 5e-3}),
     "svdd": (Budget(steps=400), {"hidden": 32, "code": 16, "batch": 64}),
     "transfer": (Budget(steps=100), {"hidden": 32, "learning_rate": 3e-3}),

@@ -148,7 +148,7 @@ def test_pair_terms_add_up_and_halves_go_to_both_fields() -> None:
         assert i < j
         by_hand = by_hand + net.weight[at] * (z[:, i] * z[:, j]).sum(dim=1)
     torch.testing.assert_close(net(rows), by_hand + net.constant)
-    shares = net.by_field(torch.tensor([1.0, 0, 0, 0, 0, 2.0]))  # pairs 0-1 and 2-3
+    shares = net.by_node(torch.tensor([1.0, 0, 0, 0, 0, 2.0]))  # pairs 0-1 and 2-3
     assert shares.tolist() == [0.5, 0.5, 1.0, 1.0]
 
 

@@ -25,7 +25,8 @@ from detectors.loops.reward import (
     make_up,
     policy_loss,
 )
-from detectors.pup import BOUND, PolicyNet, RewardInference, RewardNet
+from detectors.nets.policy import BOUND, PolicyNet, RewardNet
+from detectors.pup import RewardInference
 from schemas.errors import DataError
 
 ACTIONS, LENGTH = 3, 3

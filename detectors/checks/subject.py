@@ -84,8 +84,10 @@ class Subject:
             "graphwin": ["graph"],
             "bag": ["series", "sequence", "events"],
         }
-        kinds = self.cls.caps.kinds
-        return [name for kind in kinds if kind in by_kind for name in by_kind[kind]]
+        caps = self.cls.caps
+        if caps.attributes:
+            by_kind["catrec"].append("mixed")
+        return [name for kind in caps.kinds if kind in by_kind for name in by_kind[kind]]
 
     def labels(self, n: int) -> NDArray[np.int8] | None:
         """Labels for ``n`` windows where the detector needs any: the first few are anomalies."""

@@ -23,6 +23,25 @@ from detectors.loops.training import Stage, train
 from detectors.nets.embedding import NEW_SHARE
 
 
+class Events(NamedTuple):
+    """``N`` events.
+
+    Attributes
+    ----------
+    rows
+        ``[N, C]`` rows of the table of values.
+    numbers
+        ``[N, F]`` attributes beside them; there may be none.
+    """
+
+    rows: Tensor
+    numbers: Tensor
+
+    def some(self, chosen: Tensor) -> Events:
+        """Choose events by index."""
+        return Events(self.rows[chosen], self.numbers[chosen])
+
+
 class Contrast(NamedTuple):
     """A mini-batch: events, their imitations, and what is known of the replaced values.
 
@@ -105,6 +124,45 @@ def show_new_rows(rows: Tensor, start: Tensor, generator: torch.Generator) -> Te
     return torch.where(hit, start + NEW, rows)
 
 
+class Numbered(NamedTuple):
+    """A contrast; the numbers of its events ``[B, F]`` and of their imitations ``[B, k, F]``."""
+
+    contrast: Contrast
+    observed: Tensor
+    noise: Tensor
+
+
+def exchange_numbers(
+    contrast: Contrast, numbers: Tensor, unigrams: Unigrams, generator: torch.Generator
+) -> Numbered:
+    """Turn some imitations into the event itself with the numbers of other events.
+
+    The numbers are then drawn as often as each field. They have no frequency that could be counted:
+    that of the values of an event stands in for it, on both sides.
+
+    Parameters
+    ----------
+    numbers
+        ``[B, F]``; without any, nothing is drawn.
+    """
+    size, k, fields = contrast.noise.shape
+    repeated = numbers.unsqueeze(1).expand(-1, k, -1)
+    if numbers.shape[1] == 0:
+        return Numbered(contrast, numbers, repeated)
+    device = numbers.device
+    hit = (torch.rand(size, generator=generator) < 1 / (fields + 1)).to(device)
+    others = numbers[torch.randint(size, (size, k), generator=generator).to(device)]
+    same = contrast.observed.unsqueeze(1)
+    mean = unigrams.log_q[contrast.observed].mean(dim=1)
+    exchanged = Contrast(
+        contrast.observed,
+        torch.where(hit[:, None, None], same, contrast.noise),
+        torch.where(hit, mean, contrast.log_q),
+        torch.where(hit.unsqueeze(1), mean.unsqueeze(1), contrast.log_q_noise),
+    )
+    return Numbered(exchanged, numbers, torch.where(hit[:, None, None], others, repeated))
+
+
 def contrastive_loss(tau: Tensor, tau_noise: Tensor, contrast: Contrast) -> Tensor:
     """``-log P(observed | x) - sum_j log P(noise | x'_j)``, ``[B]``.
 
@@ -118,42 +176,52 @@ def contrastive_loss(tau: Tensor, tau_noise: Tensor, contrast: Contrast) -> Tens
 
 def contrast_events(
     stage: Stage,
-    events: Tensor,
-    held_out: Tensor,
+    events: Events,
+    held_out: Events,
     unigrams: Unigrams,
-    tau: Callable[[Tensor], Tensor],
+    tau: Callable[[Tensor, Tensor], Tensor],
     negatives: int,
+    besides: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Minimise the contrastive loss.
 
     Parameters
     ----------
     events, held_out
-        Rows ``[N, C]`` to learn from, and later ones that decide when to stop.
+        Events to learn from, and later ones that decide when to stop.
     unigrams
         What noise is drawn from.
     tau
-        Rows ``[..., C]`` to ``[...]``, through ``stage.model``.
+        Rows ``[..., C]`` and numbers ``[..., F]`` to ``[...]``, through ``stage.model``.
     negatives
         Imitations of each event.
+    besides
+        Rows ``[B, C]`` to what else an event costs, ``[B]``.
     """
     settings = stage.settings
 
-    def draw(generator: torch.Generator) -> Iterator[Contrast]:
-        order = torch.randperm(len(events), generator=generator)
-        order = order[: settings.batch * settings.steps_per_epoch]
-        order = order.to(events.device)
-        for first in range(0, len(order), settings.batch):
-            chosen = order[first : first + settings.batch]
-            shown = show_new_rows(events[chosen], unigrams.start, generator)
-            yield unigrams.imitate(shown, negatives, generator)
+    def contrasted(shown: Events, generator: torch.Generator) -> Numbered:
+        contrast = unigrams.imitate(shown.rows, negatives, generator)
+        return exchange_numbers(contrast, shown.numbers, unigrams, generator)
 
-    def loss(contrast: Contrast) -> Tensor:
-        return contrastive_loss(tau(contrast.observed), tau(contrast.noise), contrast)
+    def draw(generator: torch.Generator) -> Iterator[Numbered]:
+        order = torch.randperm(len(events.rows), generator=generator)
+        order = order[: settings.batch * settings.steps_per_epoch]
+        order = order.to(events.rows.device)
+        for first in range(0, len(order), settings.batch):
+            chosen = events.some(order[first : first + settings.batch])
+            shown = show_new_rows(chosen.rows, unigrams.start, generator)
+            yield contrasted(chosen._replace(rows=shown), generator)
+
+    def loss(batch: Numbered) -> Tensor:
+        contrast = batch.contrast
+        observed, noise = tau(contrast.observed, batch.observed), tau(contrast.noise, batch.noise)
+        total = contrastive_loss(observed, noise, contrast)
+        return total if besides is None else total + besides(contrast.observed)
 
     # one and the same noise every time, so that epochs compare
     fixed = torch.Generator().manual_seed(stage.run.seed)
-    judge = unigrams.imitate(held_out, negatives, fixed)
+    judge = contrasted(held_out, fixed)
 
     def validate() -> float:
         with torch.no_grad():

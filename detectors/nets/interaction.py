@@ -53,25 +53,25 @@ def count_values(cat: Tensor, vocab: Sequence[int]) -> Tensor:
     return torch.cat(fields).double()
 
 
-class PairInteraction(nn.Module):
+class Interaction(nn.Module):
     """``tau(x) = sum over pairs i < j of w_ij z_i . z_j``, large for what goes together.
+
+    Subclasses say what the vectors ``z`` of an event are.
 
     Parameters
     ----------
-    rows, fields, width
-        Values of all fields together, number of fields ``C``, and width of an embedding.
+    nodes
+        Vectors of an event, one for each field and perhaps others before them.
     positive
         Whether the weights are kept above 0, as the softplus of what is learned.
     """
 
     pairs: Tensor
 
-    def __init__(self, rows: int, fields: int, width: int, *, positive: bool) -> None:
+    def __init__(self, nodes: int, *, positive: bool) -> None:
         super().__init__()
-        self.register_buffer("pairs", torch.triu_indices(fields, fields, 1), persistent=False)
-        self.fields, self.positive = fields, positive
-        self.embedding = nn.Embedding(rows, width)
-        nn.init.normal_(self.embedding.weight, std=INITIAL)
+        self.register_buffer("pairs", torch.triu_indices(nodes, nodes, 1), persistent=False)
+        self.nodes, self.positive = nodes, positive
         one = math.log(math.expm1(1.0)) if positive else 1.0  # the weights start at 1
         self.raw_weight = nn.Parameter(torch.full((self.pairs.shape[1],), one))
         self.constant = nn.Parameter(torch.zeros(()))
@@ -81,21 +81,25 @@ class PairInteraction(nn.Module):
         """``[P]`` weights of the pairs."""
         return nn.functional.softplus(self.raw_weight) if self.positive else self.raw_weight
 
-    def terms(self, rows: Tensor) -> Tensor:
-        """``[..., C]`` rows to the terms ``w_ij z_i . z_j``, ``[..., P]``."""
-        z = self.embedding(rows)
+    def vectors(self, rows: Tensor, numbers: Tensor | None) -> Tensor:
+        """``[..., C]`` rows and ``[..., F]`` numbers of events to ``z [..., nodes, d]``."""
+        raise NotImplementedError
+
+    def terms(self, rows: Tensor, numbers: Tensor | None = None) -> Tensor:
+        """``[..., C]`` rows and ``[..., F]`` numbers to terms ``w_ij z_i . z_j``, ``[..., P]``."""
+        z = self.vectors(rows, numbers)
         products = z @ z.transpose(-1, -2)
         terms: Tensor = products[..., self.pairs[0], self.pairs[1]] * self.weight
         return terms
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """``[..., C]`` rows to ``tau(x) + c``, ``[...]``."""
-        total: Tensor = self.terms(rows).sum(dim=-1) + self.constant
+    def forward(self, rows: Tensor, numbers: Tensor | None = None) -> Tensor:
+        """``[..., C]`` rows and ``[..., F]`` numbers to ``tau(x) + c``, ``[...]``."""
+        total: Tensor = self.terms(rows, numbers).sum(dim=-1) + self.constant
         return total
 
-    def by_field(self, pairs: Tensor) -> Tensor:
-        """Share ``[..., P]`` of pairs to shares ``[..., C]`` of fields: half to each of the two."""
-        return halved(pairs, self.pairs, self.fields)
+    def by_node(self, pairs: Tensor) -> Tensor:
+        """Share ``[..., P]`` of pairs to shares ``[..., nodes]``: half to each of the two."""
+        return halved(pairs, self.pairs, self.nodes)
 
 
 def halved(shares: Tensor, pairs: Tensor, fields: int) -> Tensor:
@@ -104,3 +108,25 @@ def halved(shares: Tensor, pairs: Tensor, fields: int) -> Tensor:
     for side in pairs:
         found = found.index_add(-1, side, 0.5 * shares)
     return found
+
+
+class PairInteraction(Interaction):
+    """One embedding per value, whatever the numbers.
+
+    Parameters
+    ----------
+    rows, fields, width
+        Values of all fields together, number of fields ``C``, and width of an embedding.
+    positive
+        Whether the weights of pairs are kept above 0.
+    """
+
+    def __init__(self, rows: int, fields: int, width: int, *, positive: bool) -> None:
+        super().__init__(fields, positive=positive)
+        self.embedding = nn.Embedding(rows, width)
+        nn.init.normal_(self.embedding.weight, std=INITIAL)
+
+    def vectors(self, rows: Tensor, numbers: Tensor | None) -> Tensor:
+        """``[..., C]`` rows to embeddings ``[..., C, d]``."""
+        z: Tensor = self.embedding(rows)
+        return z

@@ -22,6 +22,7 @@ CATALOGUE: dict[str, str] = {
     "cauchy": "detectors.cauchy:CauchyCombination",
     "cnn_ae": "detectors.cnn_ae:CnnAutoencoder",
     "contract_ae": "detectors.contract_ae:ContractiveAutoencoder",
+    "convlstm_ae": "detectors.convlstm_ae:ConvLstmAutoencoder",
     "count_vector": "detectors.count_vector:CountVector",
     "crossfeat": "detectors.crossfeat:CrossFeature",
     "dagmm": "detectors.dagmm:Dagmm",

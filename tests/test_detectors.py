@@ -20,6 +20,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "cauchy": (Budget(steps=100), {}),
     "cnn_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 3e-3}),
     "contract_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 5e-3}),
+    "convlstm_ae": (Budget(steps=150), {"learning_rate": 1e-2}),
     "dagmm": (
         Budget(steps=800),
         {"code": 3, "components": 3, "learning_rate": 1e-3, "batch": 256},

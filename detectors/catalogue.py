@@ -16,6 +16,7 @@ from schemas.nearest import nearest
 CATALOGUE: dict[str, str] = {
     "ae": "detectors.ae:Autoencoder",
     "alad": "detectors.alad:Alad",
+    "alocc": "detectors.alocc:Alocc",
     "anogan": "detectors.anogan:AnoGan",
     "ape": "detectors.ape:PairwiseEmbedding",
     "cauchy": "detectors.cauchy:CauchyCombination",

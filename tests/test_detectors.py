@@ -12,6 +12,7 @@ from detectors.checks.subject import Subject, require_close, small, tensors
 TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "ae": (Budget(steps=400), {"code": 4, "batch": 64, "learning_rate": 5e-3}),
     "alad": (Budget(steps=150), {"code": 8, "batch": 64, "learning_rate": 2e-3}),
+    "alocc": (Budget(steps=200), {"code": 4, "batch": 64, "learning_rate": 2e-3}),
     "anogan": (
         Budget(steps=500),
         {"code": 4, "batch": 64, "learning_rate": 2e-3, "search": 20, "search_rate": 0.2},

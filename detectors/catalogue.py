@@ -31,6 +31,7 @@ CATALOGUE: dict[str, str] = {
     "ebgan": "detectors.ebgan:BidirectionalGan",
     "ecod": "detectors.ecod:EmpiricalTails",
     "fanogan": "detectors.fanogan:FastAnoGan",
+    "fencegan": "detectors.fencegan:FenceGan",
     "ffp": "detectors.ffp:FutureFramePrediction",
     "ganomaly": "detectors.ganomaly:Ganomaly",
     "hst": "detectors.hst:HalfSpaceTrees",

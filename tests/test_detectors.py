@@ -31,6 +31,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
         Budget(steps=300),
         {"code": 4, "batch": 64, "learning_rate": 2e-3, "encoder_rate": 2e-3},
     ),
+    "fencegan": (Budget(steps=400), {"attempts": 1, "batch": 64, "learning_rate": 3e-3}),
     "ffp": (Budget(steps=100), {}),
     "ganomaly": (Budget(steps=200), {"batch": 64, "learning_rate": 2e-3}),
     "lstm_ae": (Budget(steps=400), {"hidden": 32, "learning_rate": 1e-2, "batch": 64}),

@@ -40,6 +40,7 @@ CATALOGUE: dict[str, str] = {
     "knn": "detectors.knn:NearestNeighbours",
     "loda": "detectors.loda:Loda",
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",
+    "mogaal": "detectors.mogaal:MultipleMakers",
     "nce": "detectors.nce:EventNce",
     "online_iforest": "detectors.online_iforest:OnlineIsolationForest",
     "pca": "detectors.pca:PrincipalComponents",

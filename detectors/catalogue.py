@@ -42,6 +42,7 @@ CATALOGUE: dict[str, str] = {
     "lstm_ae": "detectors.lstm_ae:LstmAutoencoder",
     "mogaal": "detectors.mogaal:MultipleMakers",
     "nce": "detectors.nce:EventNce",
+    "ocan": "detectors.ocan:Ocan",
     "ocgan": "detectors.ocgan:Ocgan",
     "online_iforest": "detectors.online_iforest:OnlineIsolationForest",
     "pca": "detectors.pca:PrincipalComponents",

@@ -30,8 +30,8 @@ class JudgeDetector(AdversarialDetector):
     def _logits(self, rows: Tensor) -> Tensor:
         """``[B, D]`` to the judge's log-odds ``[B]`` that they are real."""
 
-    def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        super()._fit(data, labels, budget)
+    def _fit_rows(self, data: WindowBatch, run: Run) -> None:
+        super()._fit_rows(data, run)
         self._examples = self._input(spread_out(data))[0].clamp(-REACH, REACH)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:

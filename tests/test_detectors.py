@@ -36,6 +36,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "ganomaly": (Budget(steps=200), {"batch": 64, "learning_rate": 2e-3}),
     "lstm_ae": (Budget(steps=400), {"hidden": 32, "learning_rate": 1e-2, "batch": 64}),
     "mogaal": (Budget(steps=600), {"batch": 64}),
+    "ocan": (Budget(steps=800), {"batch": 64, "learning_rate": 3e-3}),
     "ocgan": (Budget(steps=300), {"code": 3, "batch": 64}),
     "prenet": (Budget(steps=200), {}),
     "rda": (Budget(steps=500), {"code": 4, "batch": 64, "learning_rate": 1e-2}),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.boxed import BoxedInput
-from detectors.detector import Budget, Detector
+from detectors.detector import Budget, Detector, Shape
 from detectors.loops.adversarial import Game, Rules, Turn, Watch, fringe, separation
 from detectors.loops.training import (
     Count,
@@ -113,9 +113,13 @@ class AdversarialDetector(Detector):
     # -- learning ---------------------------------------------------------------------------
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
+        self._fit_rows(data, Run(self.seed, budget, self.report))
+
+    def _fit_rows(self, data: WindowBatch, run: Run) -> None:
+        """Learn from windows that become rows as they are."""
         self._input = BoxedInput.fit(data)
         self._net = self._build()
-        self._learn(Run(self.seed, budget, self.report), *split(data))
+        self._learn(run, *split(data))
 
     def _learn(self, run: Run, early: WindowBatch, late: WindowBatch) -> None:
         """Learn all that there is to learn."""
@@ -195,6 +199,10 @@ class AdversarialDetector(Detector):
 
     # -- files ------------------------------------------------------------------------------
 
+    def _row_shape(self) -> Shape:
+        """Sizes of the windows that become rows."""
+        return self._fitted()
+
     def _build(self) -> nn.Module:
         return self._network(self._input.width).to(self.device)
 
@@ -202,7 +210,7 @@ class AdversarialDetector(Detector):
         return {**self._input.state("input."), **module_state(self._net, "net.")}
 
     def _restore(self, state: dict[str, Tensor]) -> None:
-        self._input = BoxedInput.from_state(state, "input.", self._fitted())
+        self._input = BoxedInput.from_state(state, "input.", self._row_shape())
         self._net = self._build()
         load_module(self._net, state, "net.")
 

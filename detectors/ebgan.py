@@ -12,7 +12,7 @@ from detectors.adversarial import Found, absolute, boxed
 from detectors.bidirectional import BidirectionalDetector, BidirectionalNet, BidirectionalTraining
 from detectors.capabilities import Capabilities
 from detectors.loops.adversarial import Turn
-from detectors.loops.training import Player, Share
+from detectors.loops.training import Player, Positive, Share
 
 Weight = Annotated[float, msgspec.Meta(ge=0.0)]
 
@@ -33,8 +33,9 @@ class BidirectionalGan(BidirectionalDetector):
 
     Notes
     -----
-    The game alone ties ``G(E(x))`` to ``x`` only loosely; ``cycle`` adds their distance to the loss
-    of ``G`` and ``E``. Explanations spread the score over the fields by that distance.
+    The game alone ties ``G(E(x))`` to ``x`` only loosely, and loses sight of it where columns are
+    many; ``cycle`` adds their distance to the loss of ``G`` and ``E``. Explanations spread the
+    score over the fields by that distance.
 
     Adaptations: ``cycle``; a layer norm where codes enter the judge; windows are flattened; columns
     are mapped to -1 .. 1 by quantiles; a running average of the weights; weights are chosen by how
@@ -61,8 +62,9 @@ class BidirectionalGan(BidirectionalDetector):
         """
 
         alpha: Share = 0.1
-        cycle: Weight = 0.1
+        cycle: Weight = 1.0
         dropout: Share = 0.5
+        learning_rate: Positive = 1e-3
 
     caps = Capabilities(
         name="ebgan",

@@ -190,7 +190,7 @@ def fringe(rows: Tensor, real: Tensor, generator: torch.Generator) -> Tensor:
 
 def separation(normal: Tensor, odd: Tensor) -> float:
     """Share of the pairs of scores in which the odd one is higher; ties count half."""
-    ordered = normal.sort().values
+    ordered, odd = normal.sort().values, odd.contiguous()
     below = torch.searchsorted(ordered, odd)
     upto = torch.searchsorted(ordered, odd, right=True)
     return float((below + upto).double().mean()) / (2 * len(normal))

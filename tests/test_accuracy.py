@@ -256,3 +256,11 @@ def test_a_stream_is_scored_before_it_is_learned_from(tmp_path: Path) -> None:
         outcome = run(name, case, 0, 10.0)
         first, last = outcome.scores[400:450].mean(), outcome.scores[660:700].mean()
         assert first > 1.05 * last, name
+
+
+def test_a_task_without_anomalies_says_so(data: Path, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(600, 3))
+    task = next(task for task in TASKS if task.suite == "streams" and task.name == "smtp")
+    write(tmp_path / "plain" / f"{task.files[0]}.parquet", values, label=np.zeros(600, dtype=int))
+    found = cell(tmp_path, tmp_path / "plain", task, "knn", 0, 1000, 10.0)
+    assert "0 are anomalous" in found.failure

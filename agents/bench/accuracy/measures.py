@@ -10,6 +10,7 @@ from agents.bench.accuracy.series import STEPS
 from agents.events import Events, delay_metrics
 from agents.metrics import detection_metrics
 from agents.vus import vus_pr
+from schemas.errors import DataError
 
 
 def measure(case: Case, scores: Floats) -> dict[str, float]:
@@ -22,9 +23,17 @@ def measure(case: Case, scores: Floats) -> dict[str, float]:
         series also ``vus_pr``, with a border of the length of a window; ``event_f1``, by
         :func:`event_f1`; and at the threshold of the best F1 ``delay_windows``, the mean from the
         beginning of an event to its first alarm, missing where no event was noticed.
+
+    Raises
+    ------
+    DataError
+        If anomalies are all or none of what was tested.
     """
     truth = case.truth
     found = detection_metrics(truth.astype(np.int8), scores, np.zeros(len(truth), dtype=bool))
+    if not found:
+        msg = f"of {len(truth)} tested windows {int(truth.sum())} are anomalous: nothing to rank"
+        raise DataError(msg)
     names = ("roc_auc", "average_precision", "best_f1", "positives")
     measures = {name: found[name] for name in names}
     if case.series is None:

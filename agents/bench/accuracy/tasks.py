@@ -63,11 +63,12 @@ def record_cases(
 def stream_cases(
     file: str, options: dict[str, Any], folder: Path, seed: int, rows: int
 ) -> list[Callable[[], Case]]:
-    """One case: records in their order, the first of which are fitted on unlabelled."""
+    """One case: records in their order, evenly thinned; the first are fitted on unlabelled."""
 
     def make() -> Case:
         table = Table.read(folder, file, **options)
-        order = np.arange(min(len(table.anomalous), STREAM))
+        n = len(table.anomalous)
+        order = np.linspace(0, n - 1, min(n, STREAM)).astype(np.int64)
         case = table.case(Split(order[:WARM_UP], None, order[WARM_UP:]))
         return replace(case, learns=True)
 

@@ -25,6 +25,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "prenet": (Budget(steps=200), {}),
     "rda": (Budget(steps=500), {"code": 4, "batch": 64, "learning_rate": 1e-2}),
     "replicator": (Budget(steps=500), {"batch": 64, "learning_rate": 1e-2}),
+    "sad": (Budget(steps=400), {"hidden": 32, "code": 16, "batch": 64}),
     "sparse_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 5e-3}),
     "svdd": (Budget(steps=400), {"hidden": 32, "code": 16, "batch": 64}),
     "vae": (Budget(steps=500), {"batch": 64, "learning_rate": 5e-3}),

@@ -7,7 +7,7 @@ that was not seen at fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -90,6 +90,14 @@ class WindowBatch:
         return replace(
             self, num=self.num.to(device), cat=self.cat.to(device), mask=self.mask.to(device)
         )
+
+    @staticmethod
+    def concatenate(parts: Sequence[WindowBatch]) -> WindowBatch:
+        """Put windows of equal shape behind each other."""
+        num, cat, mask = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("num", "cat", "mask")
+        )
+        return replace(parts[0], num=num, cat=cat, mask=mask)
 
     def chunks(self, size: int) -> Iterator[WindowBatch]:
         """Cut into batches of at most ``size`` windows, in order."""

@@ -66,6 +66,7 @@ CATALOGUE: dict[str, str] = {
     "rcf": "detectors.rcf:RandomCutForest",
     "rda": "detectors.rda:RobustAutoencoder",
     "replicator": "detectors.replicator:Replicator",
+    "sad": "detectors.sad:DeepSad",
     "sdor": "detectors.sdor:OrdinalRegression",
     "sparse_ae": "detectors.sparse_ae:SparseAutoencoder",
     "svdd": "detectors.svdd:DeepSvdd",

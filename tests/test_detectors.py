@@ -56,6 +56,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "randnet": (Budget(steps=300), {"members": 16, "learning_rate": 1e-2, "batch": 128}),
     "rda": (Budget(steps=500), {"code": 4, "batch": 64, "learning_rate": 1e-2}),
     "replicator": (Budget(steps=500), {"batch": 64, "learning_rate": 1e-2}),
+    "sad": (Budget(steps=400), {"hidden": 32, "code": 16, "batch": 64}),
     "sdor": (Budget(steps=800), {"epochs": 4}),
     "sparse_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 5e-3}),
     "svdd": (Budget(steps=400), {"hidden": 32, "code": 16, "batch": 64}),

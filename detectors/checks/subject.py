@@ -164,12 +164,7 @@ def pad(batch: WindowBatch, steps: int) -> WindowBatch:
 
 def join(batches: list[WindowBatch]) -> WindowBatch:
     """Put windows of equal shape behind each other."""
-    return replace(
-        batches[0],
-        num=torch.cat([b.num for b in batches]),
-        cat=torch.cat([b.cat for b in batches]),
-        mask=torch.cat([b.mask for b in batches]),
-    )
+    return WindowBatch.concatenate(batches)
 
 
 def copy(batch: WindowBatch) -> WindowBatch:

@@ -116,10 +116,12 @@ def _window_for(caps: Capabilities) -> tuple[str, Callable[[int], WindowBatch]]:
     rng = np.random.default_rng(0)
     if "record" in caps.kinds:
         return "record, 64 numbers", lambda n: as_batch(rng.normal(size=(n, 64)))
-    if "series" in caps.kinds:
+    if "series" in caps.kinds or "bag" in caps.kinds:
         return "32 x 8 numbers", lambda n: as_batch(rng.normal(size=(n, STEPS, FEATURES)))
     if "events" in caps.kinds:
         return "32 events", lambda n: _categories(rng.integers(2, 32, size=(n, STEPS, 1)), 32)
+    if "graphwin" in caps.kinds:
+        return "32 edges", lambda n: _categories(rng.integers(2, 32, size=(n, STEPS, 2)), 32)
     return "6 categories", lambda n: _categories(rng.integers(2, 100, size=(n, 1, 6)), 100)
 
 

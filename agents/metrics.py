@@ -9,6 +9,12 @@ from sklearn import metrics
 from agents.records import Floats
 
 
+def harmonic_mean(precision: Floats, recall: Floats) -> Floats:
+    """Return the F1 of ``[n]`` precisions and recalls, 0 where both are."""
+    f1: Floats = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    return f1
+
+
 def detection_metrics(
     labels: NDArray[np.int8],
     scores: Floats,
@@ -28,7 +34,7 @@ def detection_metrics(
     if not truth.any() or truth.all():
         return {}
     precision, recall, _ = metrics.precision_recall_curve(truth, scores)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    f1 = harmonic_mean(precision, recall)
     hit = float((truth & flagged).sum())
     operating_precision = hit / max(float(flagged.sum()), 1.0)
     operating_recall = hit / float(truth.sum())

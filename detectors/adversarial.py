@@ -15,18 +15,9 @@ from detectors.batch import WindowBatch
 from detectors.boxed import BoxedInput
 from detectors.detector import Budget, Detector, Shape
 from detectors.loops.adversarial import Game, Rules, Turn, Watch, fringe, separation
-from detectors.loops.training import (
-    Count,
-    Player,
-    Positive,
-    Run,
-    Share,
-    Stage,
-    Training,
-    minibatches,
-    play,
-    split,
-)
+from detectors.loops.batches import minibatches, split
+from detectors.loops.stage import Count, Player, Positive, Run, Share, Stage, Training
+from detectors.loops.training import play
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores
 

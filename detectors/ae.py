@@ -6,7 +6,7 @@ from torch import nn
 
 from detectors.capabilities import Capabilities
 from detectors.dense import DenseDetector, DenseTraining
-from detectors.loops.training import Count
+from detectors.loops.stage import Count
 from detectors.nets.autoencoder import DenseAutoencoder, code_width
 
 

@@ -13,7 +13,7 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget
 from detectors.event_likelihood import EventLikelihood, LikelihoodTraining
-from detectors.loops.training import Count, Positive
+from detectors.loops.stage import Count, Positive
 from detectors.nets.topology import TopologyInteraction, count_neighbours, second_order
 
 
@@ -80,6 +80,7 @@ class EventEmbedding(EventLikelihood):
         section="6.3",
         supervision="unsupervised",
         kinds=("catrec",),
+        min_fields=2,
         attributes=True,
         partial_fit="full",
         per_step=True,

@@ -16,7 +16,7 @@ from detectors.bidirectional import (
 )
 from detectors.capabilities import Capabilities
 from detectors.loops.adversarial import Turn
-from detectors.loops.training import Player, Share
+from detectors.loops.stage import Player, Share
 from detectors.nets.adversarial import Critic
 
 ROWS, CODES = 128, 32

@@ -15,7 +15,8 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget
 from detectors.loops.adversarial import Rules, Turn, separation
-from detectors.loops.training import Count, Player, Positive, Run, gentle, split
+from detectors.loops.batches import split
+from detectors.loops.stage import Count, Player, Positive, Run, gentle
 from detectors.nets.adversarial import Critic, encoder, generator
 
 LEAST = 1e-6

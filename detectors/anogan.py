@@ -9,7 +9,7 @@ from detectors.adversarial import Found, absolute, boxed
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget
-from detectors.loops.training import Count, Positive, Share
+from detectors.loops.stage import Count, Positive, Share
 from detectors.maker import MakerDetector, MakerNet, MakerTraining
 
 

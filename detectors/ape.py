@@ -8,7 +8,7 @@ import msgspec
 
 from detectors.capabilities import Capabilities
 from detectors.event_likelihood import EmbeddedEvents, LikelihoodTraining
-from detectors.loops.training import Count
+from detectors.loops.stage import Count
 
 
 class PairwiseEmbedding(EmbeddedEvents):
@@ -52,6 +52,7 @@ class PairwiseEmbedding(EmbeddedEvents):
         section="6.3",
         supervision="unsupervised",
         kinds=("catrec",),
+        min_fields=2,
         partial_fit="full",
         per_step=True,
         per_feature=True,

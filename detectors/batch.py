@@ -83,6 +83,16 @@ class WindowBatch:
         """Select windows by slice, index tensor or bool tensor."""
         return replace(self, num=self.num[rows], cat=self.cat[rows], mask=self.mask[rows])
 
+    def padded(self, steps: int) -> WindowBatch:
+        """Add masked steps on the right up to ``steps``; cut what is beyond."""
+        more, pad = steps - self.steps, torch.nn.functional.pad
+        return replace(
+            self,
+            num=pad(self.num, (0, 0, 0, more)),
+            cat=pad(self.cat, (0, 0, 0, more)),
+            mask=pad(self.mask, (0, more)),
+        )
+
     def to(self, device: str | torch.device) -> WindowBatch:
         """Copy to ``device``; on the same device, itself."""
         if self.mask.device == torch.device(device):

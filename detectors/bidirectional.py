@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from detectors.adversarial import GenerativeDetector, GenerativeTraining
 from detectors.loops.adversarial import Turn
-from detectors.loops.training import Count
+from detectors.loops.stage import Count
 from detectors.nets.adversarial import Norm, PairCritic, encoder, generator
 
 ENCODER = (64,)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detectors.batch import WindowBatch
 from detectors.detector import Shape
@@ -64,8 +64,7 @@ class BoxedInput:
 
     def __call__(self, data: WindowBatch) -> tuple[Tensor, Tensor]:
         """Rows and real entries ``[B, D]``, the latter as 1 or 0; rows are 0 under the mask."""
-        mask = nn.functional.pad(data.mask, (0, self.steps - data.steps))
-        real = mask.repeat_interleave(self.inner.columns, dim=1).float()
+        real = self.inner.real(data, self.steps).float()
         rows = self.inner.flatten(data, self.steps).view(len(data), self.steps, -1)
         return ((rows - self.centre) / self.half).flatten(1) * real, real
 

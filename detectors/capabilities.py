@@ -41,6 +41,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         instances.
     attributes
         Whether events of several categories (``catrec``) may have numbers beside them.
+    min_fields
+        Category fields it refuses to fit without: those that relate them need two.
     min_labels
         Labelled anomalies it refuses to fit without; 0 where labels are not needed.
     uses_labels
@@ -66,6 +68,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     supervision: Supervision
     kinds: tuple[Kind, ...]
     attributes: bool = False
+    min_fields: int = 0
     min_labels: int = 0
     uses_labels: bool = False
     partial_fit: Literal["full", "head-only", "statistics-only", "none"] = "none"

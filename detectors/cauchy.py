@@ -12,7 +12,7 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.catalogue import CATALOGUE, detector_class
 from detectors.detector import Budget, Detector, Shape
-from detectors.loops.training import split
+from detectors.loops.batches import split
 from detectors.scores import Explain, Scores
 from detectors.tail import Tail
 from schemas.errors import DataError

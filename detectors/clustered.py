@@ -12,9 +12,10 @@ from torch import Tensor
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
+from detectors.loops.batches import evaluate, split
 from detectors.loops.clustering import Clusters
 from detectors.loops.reconstruction import copy_rows
-from detectors.loops.training import Count, Run, Share, Stage, Training, evaluate, split
+from detectors.loops.stage import Count, Run, Share, Stage, Training
 from detectors.nets.autoencoder import CorruptedAutoencoder
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores

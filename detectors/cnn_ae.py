@@ -10,7 +10,7 @@ import torch
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.loops.pooling import Pool
-from detectors.loops.training import Count, Positive, Share, Training
+from detectors.loops.stage import Count, Positive, Share, Training
 from detectors.nets.conv import ConvAutoencoder
 from detectors.nets.embedding import SequenceInput
 from detectors.nets.heads import Guess, WindowHead

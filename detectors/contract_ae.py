@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detectors.capabilities import Capabilities
 from detectors.dense import DenseDetector, DenseTraining, squared_error
-from detectors.loops.training import Count
+from detectors.loops.stage import Count
 from detectors.nets.autoencoder import TiedAutoencoder
 
 

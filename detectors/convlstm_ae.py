@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
+from detectors.loops.batches import evaluate
 from detectors.loops.error_scale import ErrorScale
-from detectors.loops.training import Count, Positive, Share, Training, evaluate
+from detectors.loops.stage import Count, Positive, Share, Training
 from detectors.nets.signature import MapAutoencoder, signature_maps
 from detectors.network import NetworkDetector
 from detectors.scores import Explain, Scores

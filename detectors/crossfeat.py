@@ -12,19 +12,10 @@ from torch import Tensor, nn
 from detectors.batch import NEW, WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
+from detectors.loops.batches import evaluate, minibatches, split, trimmed_mean
 from detectors.loops.moments import MAX_MEMORY
-from detectors.loops.training import (
-    Count,
-    Run,
-    Stage,
-    Training,
-    evaluate,
-    gentle,
-    minibatches,
-    split,
-    train,
-    trimmed_mean,
-)
+from detectors.loops.stage import Count, Run, Stage, Training, gentle
+from detectors.loops.training import train
 from detectors.nets.conditional import MaskedFieldNet
 from detectors.nets.heads import new_value_surcharge, per_step_mean
 from detectors.nets.modules import load_module, module_state

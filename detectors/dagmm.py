@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
-from detectors.loops.training import Count, Share
+from detectors.loops.stage import Count, Share
 from detectors.mixture_energy import MixtureEnergy, MixtureNet, MixtureTraining, error_features
 from detectors.nets.mlp import mlp
 

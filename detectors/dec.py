@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.clustered import ClusteredCodes, ClusteredTraining
+from detectors.loops.batches import split
 from detectors.loops.clustering import (
     Assigned,
     Clusters,
@@ -17,7 +18,7 @@ from detectors.loops.clustering import (
     soft_assignment,
     squared_gaps,
 )
-from detectors.loops.training import Run, Stage, split
+from detectors.loops.stage import Run, Stage
 from detectors.nets.autoencoder import CorruptedAutoencoder
 
 

@@ -12,10 +12,11 @@ from torch.nn.functional import one_hot
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.clustered import ClusteredCodes, ClusteredTraining, Grouping
+from detectors.loops.batches import held_out_loss, split
 from detectors.loops.clustering import Clusters, kmeans, squared_gaps
 from detectors.loops.mixture import Mixture
 from detectors.loops.reconstruction import minimise
-from detectors.loops.training import Positive, Run, Stage, held_out_loss, split
+from detectors.loops.stage import Positive, Run, Stage
 
 
 class DeepClustering(ClusteredCodes):

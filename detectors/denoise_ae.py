@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detectors.ae import Autoencoder
 from detectors.dense import squared_error
-from detectors.loops.training import Share
+from detectors.loops.stage import Share
 
 
 class DenoisingAutoencoder(Autoencoder):

@@ -12,21 +12,11 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
+from detectors.loops.batches import evaluate, held_out_loss, minibatches, split
 from detectors.loops.error_scale import ErrorScale
 from detectors.loops.reconstruction import minimise
-from detectors.loops.training import (
-    Count,
-    Run,
-    Share,
-    Stage,
-    Training,
-    evaluate,
-    gentle,
-    held_out_loss,
-    minibatches,
-    split,
-    warm_up,
-)
+from detectors.loops.stage import Count, Run, Share, Stage, Training, gentle
+from detectors.loops.training import warm_up
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from detectors import artefact
 from detectors.batch import WindowBatch, Windows, as_batch
-from detectors.capabilities import Capabilities
+from detectors.capabilities import Capabilities, Kind
 from detectors.scaling import RobustScaler
 from detectors.scores import Explain, Scores
 from schemas.errors import ArtefactError, DataError, LabelsError, NotFittedError, ShapeError
@@ -365,13 +365,28 @@ class Detector(ABC):
             feature = int(torch.isinf(batch.num).any(dim=0).any(dim=0).nonzero()[0])
             msg = f"{name}: feature {feature} holds infinite values; clip or drop those records"
             raise DataError(msg)
-        taken = set()
+        if batch.fields < self.caps.min_fields:
+            msg = (
+                f"{name}: relates category fields and needs at least {self.caps.min_fields}, got "
+                f"{batch.fields}; add one, or choose another detector"
+            )
+            raise DataError(msg)
+        if not self._kinds_of(batch):
+            msg = (
+                f"{name}: takes {', '.join(kinds)}; got {batch.features} numbers and "
+                f"{batch.fields} categories over {batch.steps} steps; choose another detector"
+            )
+            raise DataError(msg)
+
+    def _kinds_of(self, batch: WindowBatch) -> set[Kind]:
+        """As which of the kinds that it takes windows can be read."""
+        kinds, taken = self.caps.kinds, set[Kind]()
         if batch.features and "record" in kinds:
             taken.add("record")
         if batch.features and batch.steps > 1 and "series" in kinds:
             taken.add("series")
         if batch.fields and not batch.features:
-            taken |= {"events", "catrec"} & set(kinds)
+            taken.update(kind for kind in kinds if kind in ("events", "catrec"))
         if batch.steps > 1 and "bag" in kinds:
             taken.add("bag")
         if batch.fields and "graphwin" in kinds:
@@ -379,12 +394,7 @@ class Detector(ABC):
         mixed = "record" in kinds or "events" in kinds or self.caps.attributes
         if batch.fields and batch.features and mixed:
             taken.add("record")
-        if not taken:
-            msg = (
-                f"{name}: takes {', '.join(kinds)}; got {batch.features} numbers and "
-                f"{batch.fields} categories over {batch.steps} steps; choose another detector"
-            )
-            raise DataError(msg)
+        return taken
 
     def _check_labels(
         self, batch: WindowBatch, labels: ArrayLike | None, least: int

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from detectors.capabilities import Capabilities
 from detectors.few_labels import FewLabels
 from detectors.loops.deviation import Prior, deviate
-from detectors.loops.training import Count, Positive, Stage, Training
+from detectors.loops.stage import Count, Positive, Stage, Training
 from detectors.nets.mlp import mlp
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from detectors.capabilities import Capabilities
-from detectors.loops.training import Count
+from detectors.loops.stage import Count
 from detectors.transformed import TransformationClassifier, TransformTraining
 
 

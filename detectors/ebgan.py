@@ -12,7 +12,7 @@ from detectors.adversarial import Found, absolute, boxed
 from detectors.bidirectional import BidirectionalDetector, BidirectionalNet, BidirectionalTraining
 from detectors.capabilities import Capabilities
 from detectors.loops.adversarial import Turn
-from detectors.loops.training import Player, Positive, Share
+from detectors.loops.stage import Player, Positive, Share
 
 Weight = Annotated[float, msgspec.Meta(ge=0.0)]
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
+from detectors.loops.batches import split
 from detectors.loops.likelihood import Events, Unigrams, contrast_events
-from detectors.loops.training import Count, Positive, Run, Stage, Training, gentle, split
+from detectors.loops.stage import Count, Positive, Run, Stage, Training, gentle
 from detectors.nets.heads import new_value_surcharge, per_step_mean
 from detectors.nets.interaction import Interaction, PairInteraction, ValueTable, count_values
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores
-from schemas.errors import DataError
 
 
 class LikelihoodTraining(Training, frozen=True, kw_only=True):
@@ -56,12 +56,6 @@ class EventLikelihood(Detector):
     _net: Interaction
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        if data.fields < 2:
-            msg = (
-                f"{self.caps.name}: learns which categories go together and needs at least two "
-                f"category fields, got {data.fields}; add one, or choose another detector"
-            )
-            raise DataError(msg)
         self._counts = count_values(data.cat[data.mask], data.vocab)
         self._values = ValueTable(data.vocab, self._counts)
         self._surcharge = new_value_surcharge(data)

@@ -12,7 +12,7 @@ from detectors.adversarial import Found, boxed
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.loops.adversarial import Game, Turn
-from detectors.loops.training import Count, Player, Positive, Run
+from detectors.loops.stage import Count, Player, Positive, Run
 from detectors.maker import MakerDetector, MakerNet, MakerTraining
 from detectors.nets.adversarial import encoder
 

@@ -13,7 +13,7 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.judge import JudgeDetector, centred_radius, cross_entropy
 from detectors.loops.adversarial import Turn
-from detectors.loops.training import Count, Player, Positive, Run
+from detectors.loops.stage import Count, Player, Positive, Run
 from detectors.nets.adversarial import Critic
 from detectors.nets.mlp import mlp
 

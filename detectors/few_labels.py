@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +11,7 @@ from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
 from detectors.loops.attribution import gradient_times_input
-from detectors.loops.training import Run, Stage, Training, gentle
+from detectors.loops.stage import Run, Stage, Training, gentle
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores
 
@@ -61,9 +60,7 @@ class FewLabels(Detector):
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         # the full learning rate: a tenth of it would not let a new label be seen to work
-        settings = msgspec.structs.replace(
-            gentle(self.config), learning_rate=self.config.learning_rate
-        )
+        settings = gentle(self.config, rate=1.0)
         self._learn(data, labels, settings, Run(self.seed + 1, budget, self.report))
 
     def _learn(

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
+from detectors.loops.batches import split
 from detectors.loops.deviance import Deviance
 from detectors.loops.pooling import Pool
 from detectors.loops.prediction import delayed, predict_steps
-from detectors.loops.training import Count, Positive, Run, Share, Stage, Training, gentle, split
+from detectors.loops.stage import Count, Positive, Run, Share, Stage, Training, gentle
 from detectors.nets.embedding import SequenceInput
 from detectors.nets.gru import Gru
 from detectors.nets.heads import Guess, WindowHead, per_step_mean, window_loss

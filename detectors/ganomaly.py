@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detectors.adversarial import Found, GenerativeDetector, GenerativeTraining, absolute
 from detectors.capabilities import Capabilities
 from detectors.loops.adversarial import Turn
-from detectors.loops.training import Count, Player
+from detectors.loops.stage import Count, Player
 from detectors.nets.adversarial import Critic, encoder, generator
 
 Weight = Annotated[float, msgspec.Meta(ge=0.0)]

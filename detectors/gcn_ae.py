@@ -11,23 +11,12 @@ from torch import Tensor
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
+from detectors.loops.batches import evaluate, held_out_loss, split
 from detectors.loops.reconstruction import minimise
-from detectors.loops.training import (
-    Count,
-    Positive,
-    Run,
-    Share,
-    Stage,
-    Training,
-    evaluate,
-    gentle,
-    held_out_loss,
-    split,
-)
+from detectors.loops.stage import Count, Positive, Run, Share, Stage, Training, gentle
 from detectors.nets.graph import GraphAutoencoder, Graphs, is_new
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores
-from schemas.errors import DataError
 
 LEAST = 1e-6
 
@@ -98,6 +87,7 @@ class GraphConvolutionalAutoencoder(Detector):
         section="5.1.1",
         supervision="unsupervised",
         kinds=("graphwin",),
+        min_fields=2,
         partial_fit="full",
         per_step=True,
         per_feature=True,
@@ -110,12 +100,6 @@ class GraphConvolutionalAutoencoder(Detector):
     # -- learning ---------------------------------------------------------------------------
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        if data.fields < 2:
-            msg = (
-                f"{self.caps.name}: joins entities that meet and needs at least two category "
-                f"fields, got {data.fields}; add one, or choose another detector"
-            )
-            raise DataError(msg)
         self._net = self._build()
         self._learn(data, self.config, Run(self.seed, budget, self.report))
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
-from detectors.loops.training import Count, Positive, Run, Stage, warm_up
+from detectors.loops.stage import Count, Positive, Run, Stage
+from detectors.loops.training import warm_up
 from detectors.mixture_energy import (
     MixtureEnergy,
     MixtureNet,

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
+from detectors.loops.batches import evaluate
 from detectors.loops.dirichlet import fit_dirichlet
-from detectors.loops.training import evaluate
 from detectors.transformed import TransformationClassifier, TransformTraining, surprise
 
 LEAST_LOG = -13.8

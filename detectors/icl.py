@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
-from detectors.loops.training import Count, Positive, Share, Training
+from detectors.loops.stage import Count, Positive, Share, Training
 from detectors.nets.contrast import PartsContrast
 from detectors.network import ExplainedNetwork
 from schemas.errors import DataError

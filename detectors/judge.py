@@ -12,7 +12,8 @@ from detectors.adversarial import AdversarialDetector, Found
 from detectors.batch import WindowBatch
 from detectors.detector import Budget
 from detectors.loops.attribution import nearest, path_gradient, spread_out
-from detectors.loops.training import Run, Stage, gentle, split
+from detectors.loops.batches import split
+from detectors.loops.stage import Run, Stage, gentle
 
 REACH = 3.0
 """Distance from the middle of the box, in half boxes, beyond which the judge is not asked. Makers

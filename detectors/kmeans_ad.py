@@ -98,9 +98,8 @@ class KMeans(Detector):
 
     def _entries(self, data: WindowBatch) -> tuple[Tensor, Tensor]:
         """``[B, D]`` entries, and 1 where they are real."""
-        mask = torch.nn.functional.pad(data.mask, (0, self._steps - data.steps))
-        real = mask.repeat_interleave(self._input.columns, dim=1)
-        return self._input.flatten(data, self._steps), real.float()
+        rows, real = self._input.rows(data, self._steps)
+        return rows, real.float()
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
         x, real = self._entries(data)

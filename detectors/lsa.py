@@ -13,8 +13,9 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.dense import DenseDetector, DenseTraining, squared_error
 from detectors.detector import Budget
+from detectors.loops.batches import evaluate, split
 from detectors.loops.moments import Moments
-from detectors.loops.training import Count, evaluate, split
+from detectors.loops.stage import Count
 from detectors.nets.autoencoder import code_width
 from detectors.nets.autoregressive import AutoregressiveDensity
 from detectors.nets.mlp import mlp

@@ -5,7 +5,7 @@ from __future__ import annotations
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.loops.pooling import Pool
-from detectors.loops.training import Count, Positive, Share, Training
+from detectors.loops.stage import Count, Positive, Share, Training
 from detectors.nets.embedding import SequenceInput
 from detectors.nets.heads import Guess, WindowHead
 from detectors.nets.lstm import LstmDecoder, LstmEncoder

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from detectors.adversarial import GenerativeDetector, GenerativeTraining
 from detectors.batch import WindowBatch
 from detectors.loops.adversarial import Turn
-from detectors.loops.training import Count, Player, Run
+from detectors.loops.stage import Count, Player, Run
 from detectors.nets.adversarial import Critic, Norm, generator
 
 MADE = 512

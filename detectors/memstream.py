@@ -14,7 +14,8 @@ from detectors.capabilities import Capabilities
 from detectors.denoise_ae import corrupted
 from detectors.dense import squared_error
 from detectors.detector import Budget
-from detectors.loops.training import Count, Positive, Share, Training, evaluate
+from detectors.loops.batches import evaluate
+from detectors.loops.stage import Count, Positive, Share, Training
 from detectors.nets.autoencoder import TiedAutoencoder
 from detectors.network import NetworkDetector
 from detectors.scores import Explain, Scores

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -13,14 +12,13 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
-from detectors.loops.training import Count, Positive, Run, Stage, Training, gentle, train
+from detectors.loops.label_store import LabelStore
+from detectors.loops.stage import Count, Positive, Run, Stage, Training, gentle
+from detectors.loops.training import train
 from detectors.nets.embedding import SequenceInput, show_new
 from detectors.nets.modules import load_module, module_state
 from detectors.nets.tcn import Tcn
 from detectors.scores import Explain, Scores
-
-KEPT = 512
-"""Labelled bags, and other ones, that are kept for updates."""
 
 Weight = Annotated[float, msgspec.Meta(ge=0.0)]
 
@@ -139,28 +137,19 @@ class MultipleInstanceRanking(Detector):
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._net = self._build()
-        none = self._padded(data[:0])
-        self._bags = Bags(none, none)
-        self._learn(data, labels, self.config, Run(self.seed, budget, self.report))
+        self._learn(self._given(data, labels), self.config, Run(self.seed, budget, self.report))
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         # the full learning rate: a tenth of it would not let a new label be seen to work
-        settings = msgspec.structs.replace(
-            gentle(self.config), learning_rate=self.config.learning_rate
-        )
-        self._learn(data, labels, settings, Run(self.seed + 1, budget, self.report))
+        settings = gentle(self.config, rate=1.0)
+        given = self._kept.joined(self._given(data, labels))
+        self._learn(given, settings, Run(self.seed + 1, budget, self.report))
 
-    def _learn(
-        self, data: WindowBatch, labels: Tensor | None, settings: Training, run: Run
-    ) -> None:
-        data = self._padded(data)
-        labelled = torch.zeros(len(data), dtype=torch.bool, device=data.mask.device)
-        if labels is not None:
-            labelled = labels == 1
-        bags = Bags(
-            _joined(self._bags.positive, data[labelled]),
-            _joined(self._bags.negative, data[~labelled]),
-        )
+    def _given(self, data: WindowBatch, labels: Tensor | None) -> LabelStore:
+        return LabelStore.of(data.padded(self._fitted().steps), labels)
+
+    def _learn(self, given: LabelStore, settings: Training, run: Run) -> None:
+        bags = Bags(given.windows[given.marks == 1], given.windows[given.marks != 1])
         if len(bags.positive) and len(bags.negative):
             half = settings.batch // 2
 
@@ -169,10 +158,7 @@ class MultipleInstanceRanking(Detector):
                     yield Bags(*(_some(part, half, generator) for part in bags))
 
             train(Stage(self._net, settings, run), draw, self._loss)
-        generator = torch.Generator().manual_seed(run.seed)
-        order = torch.randperm(len(bags.negative), generator=generator)[:KEPT].sort().values
-        kept = bags.negative[order.to(data.mask.device)]
-        self._bags = Bags(bags.positive[-KEPT:], kept)
+        self._kept = given.bounded(run.seed)
 
     def _loss(self, bags: Bags) -> Tensor:
         positive, negative = self._net(bags.positive), self._net(bags.negative)
@@ -189,33 +175,16 @@ class MultipleInstanceRanking(Detector):
 
     # -- files ------------------------------------------------------------------------------
 
-    def _padded(self, data: WindowBatch) -> WindowBatch:
-        """Pad to the steps of the fit."""
-        more, pad = self._fitted().steps - data.steps, nn.functional.pad
-        return replace(
-            data,
-            num=pad(data.num, (0, 0, 0, more)),
-            cat=pad(data.cat, (0, 0, 0, more)),
-            mask=pad(data.mask, (0, more)),
-        )
-
     def _build(self) -> InstanceNet:
         shape, config = self._fitted(), self.config
         net = InstanceNet(shape.features, shape.vocab, config.hidden, config.blocks, config.dropout)
         return net.to(self.device)
 
     def _state(self) -> dict[str, Tensor]:
-        parts = zip(("positive", "negative"), self._bags, strict=True)
-        bags = {
-            f"{name}.{part}": getattr(bag, part)
-            for name, bag in parts
-            for part in ("num", "cat", "mask")
-        }
-        return {**module_state(self._net, "net."), **bags}
+        return {**module_state(self._net, "net."), **self._kept.state("kept.")}
 
     def _restore(self, state: dict[str, Tensor]) -> None:
-        vocab = self._fitted().vocab
-        self._bags = Bags(*(_bags_of(state, name, vocab) for name in ("positive", "negative")))
+        self._kept = LabelStore.from_state(state, "kept.", self._fitted())
         self._net = self._build()
         load_module(self._net, state, "net.")
 
@@ -239,17 +208,6 @@ def ranking_loss(
     return hinge + smooth * rough + sparse * (positive * real).sum(dim=1)
 
 
-def _bags_of(state: dict[str, Tensor], name: str, vocab: tuple[int, ...]) -> WindowBatch:
-    num, cat, mask = (state[f"{name}.{part}"] for part in ("num", "cat", "mask"))
-    return WindowBatch(num, cat, mask, vocab)
-
-
 def _some(bags: WindowBatch, count: int, generator: torch.Generator) -> WindowBatch:
     chosen = torch.randint(len(bags), (count,), generator=generator)
     return show_new(bags[chosen.to(bags.mask.device)], generator)
-
-
-def _joined(one: WindowBatch, other: WindowBatch) -> WindowBatch:
-    parts = ((getattr(x, name) for x in (one, other)) for name in ("num", "cat", "mask"))
-    num, cat, mask = (torch.cat(list(part)) for part in parts)
-    return WindowBatch(num, cat, mask, one.vocab)

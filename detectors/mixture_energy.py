@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
+from detectors.loops.batches import minibatches
 from detectors.loops.mixture import Mixture
-from detectors.loops.training import Count, Positive, Run, Stage, Training, minibatches, train
+from detectors.loops.stage import Count, Positive, Run, Stage, Training
+from detectors.loops.training import train
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores
 

@@ -15,7 +15,7 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.judge import JudgeDetector, cross_entropy
 from detectors.loops.adversarial import Turn
-from detectors.loops.training import Count, Player, Positive, Run, Share
+from detectors.loops.stage import Count, Player, Positive, Run, Share
 from detectors.nets.adversarial import Makers
 from detectors.nets.mlp import mlp
 

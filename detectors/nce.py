@@ -45,6 +45,7 @@ class EventNce(EmbeddedEvents):
         section="6.3",
         supervision="unsupervised",
         kinds=("catrec",),
+        min_fields=2,
         partial_fit="full",
         per_step=True,
         per_feature=True,

@@ -13,14 +13,15 @@ from torch.nn.functional import softplus
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
+from detectors.loops.batches import in_random_order, split
 from detectors.loops.clustering import kmeans
 from detectors.loops.likelihood import Unigrams, show_new_rows
 from detectors.loops.reservoir import absorb, slots_of_sample
-from detectors.loops.training import Count, Positive, Run, Stage, Training, gentle, split, train
+from detectors.loops.stage import Count, Positive, Run, Stage, Training, gentle
+from detectors.loops.training import train
 from detectors.nets.interaction import ValueTable, count_values, halved
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores
-from schemas.errors import DataError
 
 INITIAL = 0.3
 """Spread of the embeddings before training."""
@@ -127,6 +128,7 @@ class NetWalk(Detector):
         section="4",
         supervision="unsupervised",
         kinds=("catrec", "path"),
+        min_fields=2,
         partial_fit="full",
         per_step=True,
         per_feature=True,
@@ -139,12 +141,6 @@ class NetWalk(Detector):
     # -- learning ---------------------------------------------------------------------------
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        if data.fields < 2:
-            msg = (
-                f"{self.caps.name}: learns which entities meet and needs at least two category "
-                f"fields, got {data.fields}; add one, or choose another detector"
-            )
-            raise DataError(msg)
         self._counts = count_values(data.cat[data.mask], data.vocab)
         self._values = ValueTable(data.vocab, self._counts)
         self._net = self._build()
@@ -175,9 +171,7 @@ class NetWalk(Detector):
         unigrams = Unigrams.fit(self._counts, self._values.start)
 
         def draw(generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-            order = torch.randperm(len(rows), generator=generator)
-            order = order[: settings.batch * settings.steps_per_epoch].to(rows.device)
-            for chosen in torch.split(order, settings.batch):
+            for chosen in in_random_order(len(rows), settings, generator, rows.device):
                 shown = show_new_rows(rows[chosen], self._values.start, generator)
                 yield shown, unigrams.draw(shown, k, generator)
 

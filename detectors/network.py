@@ -11,8 +11,9 @@ from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
 from detectors.loops.attribution import nearest_example, path_gradient, spread_out
+from detectors.loops.batches import held_out_loss, split
 from detectors.loops.reconstruction import minimise
-from detectors.loops.training import Run, Stage, Training, gentle, held_out_loss, split
+from detectors.loops.stage import Run, Stage, Training, gentle
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores
 

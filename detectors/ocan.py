@@ -17,8 +17,9 @@ from detectors.detector import Budget, Shape
 from detectors.judge import REACH, JudgeDetector, cross_entropy
 from detectors.loops.adversarial import Turn
 from detectors.loops.attribution import path_gradient
+from detectors.loops.batches import evaluate, split
 from detectors.loops.reconstruction import reconstruct
-from detectors.loops.training import Count, Player, Positive, Run, Stage, evaluate, split
+from detectors.loops.stage import Count, Player, Positive, Run, Stage
 from detectors.lstm_ae import LstmAutoencoderNet
 from detectors.nets.adversarial import Critic, generator
 from detectors.nets.embedding import SequenceInput

@@ -13,7 +13,7 @@ from detectors.adversarial import AdversarialDetector, AdversarialTraining, Foun
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.loops.adversarial import Rules, Turn
-from detectors.loops.training import Count, Player, Positive, Run
+from detectors.loops.stage import Count, Player, Positive, Run
 from detectors.nets.adversarial import Critic, encoder, generator
 from detectors.nets.autoencoder import code_width
 

@@ -10,9 +10,10 @@ from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
 from detectors.loops.attribution import nearest_example, path_gradient, spread_out
+from detectors.loops.batches import evaluate, split
 from detectors.loops.one_class import initial_centre, squared_distance
 from detectors.loops.reconstruction import reconstruct
-from detectors.loops.training import Count, Positive, Run, Share, Stage, Training, evaluate, split
+from detectors.loops.stage import Count, Positive, Run, Share, Stage, Training
 from detectors.nets.embedding import SequenceInput
 from detectors.nets.gru import Gru
 from detectors.nets.heads import Guess, WindowHead

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from detectors.capabilities import Capabilities
 from detectors.few_labels import FewLabels
 from detectors.loops.pairs import relate
-from detectors.loops.training import Count, Positive, Stage, Training
+from detectors.loops.stage import Count, Positive, Stage, Training
 from detectors.nets.mlp import mlp
 
 REFERENCES = 30

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from detectors.batch import NEW, WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
+from detectors.loops.batches import evaluate, minibatches, split
 from detectors.loops.prediction import predict_steps
 from detectors.loops.reward import (
     Behaviour,
@@ -22,19 +23,8 @@ from detectors.loops.reward import (
     make_up,
     policy_loss,
 )
-from detectors.loops.training import (
-    Count,
-    Positive,
-    Run,
-    Stage,
-    Training,
-    evaluate,
-    gentle,
-    last_is_best,
-    minibatches,
-    split,
-    train,
-)
+from detectors.loops.stage import Count, Positive, Run, Stage, Training, gentle
+from detectors.loops.training import last_is_best, train
 from detectors.nets.heads import new_value_surcharge, per_step_mean
 from detectors.nets.modules import load_module, module_state
 from detectors.nets.policy import PolicyNet, RewardNet

@@ -11,9 +11,10 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.dense import DenseDetector, DenseTraining, squared_error
 from detectors.detector import Budget
+from detectors.loops.batches import evaluate, split
 from detectors.loops.error_scale import ErrorScale
 from detectors.loops.pooling import Pool, Pooling
-from detectors.loops.training import Count, Positive, evaluate, split
+from detectors.loops.stage import Count, Positive
 from detectors.nets.skip_rnn import SkipAutoencoder
 from detectors.scores import Explain, Scores
 

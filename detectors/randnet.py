@@ -14,16 +14,10 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.dense import DenseDetector, squared_error
+from detectors.loops.batches import evaluate, held_out_loss
 from detectors.loops.error_scale import ErrorScale
-from detectors.loops.training import (
-    Count,
-    Positive,
-    Stage,
-    Training,
-    evaluate,
-    held_out_loss,
-    train,
-)
+from detectors.loops.stage import Count, Positive, Stage, Training
+from detectors.loops.training import train
 from detectors.nets.stacked import StackedLinear
 from detectors.scores import Explain, Scores
 

@@ -13,7 +13,9 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.dense import DenseDetector, DenseTraining, squared_error
 from detectors.detector import Budget
-from detectors.loops.training import Count, Positive, Share, Stage, held_out_loss, train
+from detectors.loops.batches import held_out_loss, in_random_order
+from detectors.loops.stage import Count, Positive, Share, Stage
+from detectors.loops.training import train
 from detectors.nets.autoencoder import DenseAutoencoder, code_width
 
 TIE_BREAKER = 1e-3
@@ -115,9 +117,7 @@ class RobustAutoencoder(DenseDetector):
         sparse = torch.zeros_like(rows)
 
         def draw(generator: torch.Generator) -> Iterator[Tensor]:
-            order = torch.randperm(len(rows), generator=generator).to(rows.device)
-            order = order[: settings.batch * settings.steps_per_epoch]
-            yield from torch.split(order, settings.batch)
+            return in_random_order(len(rows), settings, generator, rows.device)
 
         def loss(batch: Tensor) -> Tensor:
             low = rows[batch] - sparse[batch]

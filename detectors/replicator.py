@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detectors.capabilities import Capabilities
 from detectors.dense import DenseDetector, DenseTraining
-from detectors.loops.training import Count, Positive
+from detectors.loops.stage import Count, Positive
 
 GENTLE = 4.0
 """Steepness that training takes the gradient at: that of a steep staircase is zero but at jumps."""

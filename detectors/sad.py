@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-import torch
 from torch import Tensor
 
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import UNLABELLED, Budget
+from detectors.loops.batches import split
 from detectors.loops.label_store import LabelStore
 from detectors.loops.one_class import draw_apart
-from detectors.loops.training import Run, Share, Stage, Training, gentle, split
+from detectors.loops.stage import Run, Share, Stage, Training, gentle
 from detectors.one_class import OneClassNetwork, OneClassTraining
 from schemas.errors import LabelsError
 
@@ -95,23 +95,13 @@ class DeepSad(OneClassNetwork):
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         # the full learning rate: a tenth of it would not let a new label be seen to work
-        rate = self.config.learning_rate
-        settings = msgspec.structs.replace(gentle(self.config), learning_rate=rate)
+        settings = gentle(self.config, rate=1.0)
         given = self._kept.joined(self._given(data, labels))
         self._learn(given, settings, Run(self.seed + 1, budget, self.report))
 
     def _given(self, data: WindowBatch, labels: Tensor | None) -> LabelStore:
         """Windows with the steps of the fit, and their labels."""
-        missing = self._fitted().steps - data.steps  # cuts where negative
-        pad = torch.nn.functional.pad
-        windows = WindowBatch(
-            pad(data.num, (0, 0, 0, missing)),
-            pad(data.cat, (0, 0, 0, missing)),
-            pad(data.mask, (0, missing)),
-            data.vocab,
-        )
-        marks = data.lengths.new_full((len(data),), UNLABELLED, dtype=torch.int8)
-        return LabelStore(windows, marks if labels is None else labels)
+        return LabelStore.of(data.padded(self._fitted().steps), labels)
 
     def _learn(self, given: LabelStore, settings: Training, run: Run) -> None:
         """Train on windows with and without labels, then renew what is kept."""

@@ -15,6 +15,7 @@ from detectors.detector import UNLABELLED, Budget, Detector
 from detectors.iforest import IsolationForest
 from detectors.inputs import RecordInput
 from detectors.loops.attribution import gradient_times_input
+from detectors.loops.batches import split
 from detectors.loops.ordinal import (
     PseudoLabels,
     mean_rank,
@@ -24,7 +25,7 @@ from detectors.loops.ordinal import (
     regress,
 )
 from detectors.loops.reconstruction import copy_rows
-from detectors.loops.training import Count, Run, Share, Stage, Training, gentle, split
+from detectors.loops.stage import Count, Run, Share, Stage, Training, gentle
 from detectors.nets.autoencoder import CorruptedAutoencoder
 from detectors.nets.mlp import mlp
 from detectors.nets.modules import load_module, module_state
@@ -174,9 +175,7 @@ class OrdinalRegression(Detector):
     ) -> None:
         config = self.config
         # an update keeps the learning rate: a tenth of it would not let a label be seen to work
-        rate = config.learning_rate
-        settings = config if rounds > 1 else msgspec.structs.replace(gentle(config))
-        settings = msgspec.structs.replace(settings, learning_rate=rate)
+        settings = config if rounds > 1 else gentle(config, rate=1.0)
         last: PseudoLabels | None = None
         agreement = 0.0
         for done in range(1, rounds + 1):

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
+from detectors.loops.batches import split
 from detectors.loops.deviance import Deviance
 from detectors.loops.reconstruction import reconstruct
-from detectors.loops.training import Run, Stage, Training, gentle, split
+from detectors.loops.stage import Run, Stage, Training, gentle
 from detectors.nets.heads import WindowHead
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores

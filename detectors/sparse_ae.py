@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detectors.capabilities import Capabilities
 from detectors.dense import DenseDetector, DenseTraining
-from detectors.loops.training import Count, Share
+from detectors.loops.stage import Count, Share
 from detectors.nets.autoencoder import TiedAutoencoder
 
 OVERCOMPLETE = 4

@@ -11,8 +11,9 @@ from torch import Tensor
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget
+from detectors.loops.batches import split
 from detectors.loops.one_class import Boundary, draw_in
-from detectors.loops.training import Run, Stage, Training, gentle, split
+from detectors.loops.stage import Run, Stage, Training, gentle
 from detectors.one_class import OneClassNetwork, OneClassTraining
 from detectors.scores import Explain, Scores
 

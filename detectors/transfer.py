@@ -9,9 +9,10 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
 from detectors.loops.attribution import nearest_example, path_gradient, spread_out
+from detectors.loops.batches import evaluate, split
 from detectors.loops.moments import Moments
 from detectors.loops.prediction import Gapped, fill_in
-from detectors.loops.training import Count, Run, Share, Stage, Training, evaluate, split
+from detectors.loops.stage import Count, Run, Share, Stage, Training
 from detectors.nets.embedding import SequenceInput
 from detectors.nets.gru import Gru
 from detectors.nets.heads import Guess, WindowHead

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
-from detectors.loops.training import Count, Positive, Share, Training
+from detectors.loops.stage import Count, Positive, Share, Training
 from detectors.nets.transforms import SEGMENT_ORDERS, RecordClassifier, TimeClassifier
 from detectors.network import ExplainedNetwork
 

@@ -11,21 +11,13 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.denoise_ae import corrupted
+from detectors.loops.batches import evaluate, held_out_loss
 from detectors.loops.deviance import ease_by_position
 from detectors.loops.error_scale import ErrorScale
 from detectors.loops.pooling import Pool, Pooling
 from detectors.loops.prediction import delayed
 from detectors.loops.reconstruction import minimise
-from detectors.loops.training import (
-    Count,
-    Positive,
-    Run,
-    Share,
-    Stage,
-    Training,
-    evaluate,
-    held_out_loss,
-)
+from detectors.loops.stage import Count, Positive, Run, Share, Stage, Training
 from detectors.nets.gru import Gru
 from detectors.nets.heads import per_step_mean
 from detectors.nets.mlp import mlp

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.dense import DenseDetector, DenseTraining
-from detectors.loops.training import Count
+from detectors.loops.stage import Count
 from detectors.nets.mlp import mlp
 from detectors.scores import Explain, Scores
 

@@ -22,7 +22,8 @@ from detectors.loops.adversarial import (
     slope,
 )
 from detectors.loops.averaging import Average
-from detectors.loops.training import Player, Run, Stage, Training, play
+from detectors.loops.stage import Player, Run, Stage, Training
+from detectors.loops.training import play
 from detectors.nets.adversarial import Critic, Makers, PairCritic, encoder
 
 BATCHES = 10

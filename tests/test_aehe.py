@@ -171,5 +171,5 @@ def test_neighbours_forget_beyond_the_horizon() -> None:
 def test_a_single_field_is_refused() -> None:
     data = small("mixed")
     one = replace(data, cat=data.cat[:, :, :1], vocab=data.vocab[:1])
-    with pytest.raises(DataError, match=r"aehe: .* at least two category fields, got 1"):
+    with pytest.raises(DataError, match=r"aehe: .* needs at least 2, got 1"):
         EventEmbedding().fit(one)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors import WindowBatch, as_batch, events
-from detectors.checks.subject import join, pad, small
+from detectors.checks.subject import join, small
 from schemas.errors import DataError, ShapeError
 
 
@@ -81,7 +81,7 @@ def test_selecting_keeps_windows_whole() -> None:
 
 
 def test_padding_adds_masked_steps() -> None:
-    batch = pad(small("series"), 9)
+    batch = small("series").padded(9)
     assert batch.steps == 9
     assert torch.equal(batch.lengths, small("series").lengths)
 

@@ -9,7 +9,7 @@ from detectors import Budget
 from detectors.checks.subject import small
 from detectors.fanogan import FastAnoGan
 from detectors.loops.adversarial import Turn
-from detectors.loops.training import Player, Stage
+from detectors.loops.stage import Player, Stage
 from detectors.nets.modules import module_state
 
 

@@ -92,5 +92,5 @@ def test_who_meets_the_other_group_stands_out(fitted: GraphConvolutionalAutoenco
 def test_one_field_is_no_graph() -> None:
     data = sample("GRAPHS").train
     lone = WindowBatch(data.num, data.cat[:, :, :1], data.mask, data.vocab[:1])
-    with pytest.raises(DataError, match="at least two category fields, got 1"):
+    with pytest.raises(DataError, match="needs at least 2, got 1"):
         GraphConvolutionalAutoencoder(seed=0).fit(lone)

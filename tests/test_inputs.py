@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from detectors.batch import NEW, WindowBatch
-from detectors.checks.subject import pad, small
+from detectors.checks.subject import small
 from detectors.detector import Shape
 from detectors.inputs import FLIP, NEW_FLIP, ONE_HOT_MAX, RecordInput
 from schemas.errors import ShapeError
@@ -107,7 +107,7 @@ def test_flattening_pads_on_the_right() -> None:
     reader = RecordInput.fit(data)
     flat = reader.flatten(data, 8)
     assert flat.shape == (len(data), 8 * reader.columns)
-    assert torch.equal(flat, reader.flatten(pad(data, 8), 8))
+    assert torch.equal(flat, reader.flatten(data.padded(8), 8))
     assert torch.equal(flat.view(len(data), 8, -1)[:, :6], reader(data))
     with pytest.raises(ShapeError, match="6 steps, at most 5"):
         reader.flatten(data, 5)

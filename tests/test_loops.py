@@ -10,17 +10,9 @@ from torch import Tensor, nn
 
 from detectors import Budget, FitReport
 from detectors.checks.subject import small
-from detectors.loops.training import (
-    RETRIES,
-    Run,
-    Stage,
-    Training,
-    gentle,
-    minibatches,
-    split,
-    train,
-    trimmed_mean,
-)
+from detectors.loops.batches import minibatches, split, trimmed_mean
+from detectors.loops.stage import Run, Stage, Training, gentle
+from detectors.loops.training import RETRIES, train
 from schemas.errors import DetectorError
 
 BATCHES = 10

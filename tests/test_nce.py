@@ -166,5 +166,5 @@ def test_frequencies_forget_beyond_the_horizon() -> None:
 
 
 def test_a_single_field_is_refused() -> None:
-    with pytest.raises(DataError, match=r"nce: .* at least two category fields, got 1"):
+    with pytest.raises(DataError, match=r"nce: .* needs at least 2, got 1"):
         create("nce").fit(events([[2, 3], [3, 2]], vocab=4))

@@ -86,5 +86,5 @@ def test_one_field_is_no_network() -> None:
     ids = torch.from_numpy(np.random.default_rng(0).integers(2, 9, (50, 1, 1)))
     mask = torch.ones(50, 1, dtype=torch.bool)
     data = WindowBatch(torch.zeros(50, 1, 0), ids, mask, (9,))
-    with pytest.raises(DataError, match="at least two category fields, got 1"):
+    with pytest.raises(DataError, match="needs at least 2, got 1"):
         NetWalk(seed=0).fit(data)

@@ -10,7 +10,7 @@ from detectors import Budget
 from detectors.checks.sources import sample
 from detectors.checks.subject import small
 from detectors.loops.adversarial import Turn
-from detectors.loops.training import Run, Stage
+from detectors.loops.stage import Run, Stage
 from detectors.nets.adversarial import Critic
 from detectors.ocan import Ocan, dense_part, pull_away
 

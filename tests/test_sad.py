@@ -13,9 +13,10 @@ from detectors.checks.sense import ranking
 from detectors.checks.sources import Sample, sample
 from detectors.checks.subject import join, small
 from detectors.detector import Detector
+from detectors.loops.batches import split
 from detectors.loops.label_store import KEPT, LabelStore
 from detectors.loops.one_class import SOFTENING, draw_apart, push_out
-from detectors.loops.training import Stage, split
+from detectors.loops.stage import Stage
 from detectors.sad import DeepSad
 from detectors.svdd import DeepSvdd
 from schemas.errors import LabelsError

@@ -23,7 +23,7 @@ from detectors.loops.ordinal import (
     pseudo_labels,
     regress,
 )
-from detectors.loops.training import Run, Stage, Training
+from detectors.loops.stage import Run, Stage, Training
 from detectors.sdor import KEPT, OrdinalRegression
 
 SMALL: dict[str, Any] = {"epochs": 4}

@@ -13,7 +13,7 @@ from detectors import as_batch
 from detectors.batch import WindowBatch
 from detectors.checks.sense import ranking
 from detectors.checks.sources import sample
-from detectors.checks.subject import pad, small
+from detectors.checks.subject import small
 from detectors.loops.logistic import Halves, accuracy, separate
 from detectors.unmasking import Unmasking
 
@@ -114,7 +114,7 @@ def test_a_window_is_cut_in_the_middle_of_its_real_steps() -> None:
     data = shifted(2.0, steps=20)
     detector = Unmasking().fit(shifted(0.0))
     expected = detector.score(data).score
-    torch.testing.assert_close(detector.score(pad(data, 40)).score, expected)
+    torch.testing.assert_close(detector.score(data.padded(40)).score, expected)
 
 
 @pytest.mark.parametrize("length", [0, 1])

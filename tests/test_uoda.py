@@ -11,7 +11,8 @@ from detectors import Budget
 from detectors.checks.sense import ranking
 from detectors.checks.sources import sample
 from detectors.checks.subject import small
-from detectors.loops.training import Run, split
+from detectors.loops.batches import split
+from detectors.loops.stage import Run
 from detectors.uoda import CodePredictor, Uoda, step_scores
 
 SMALL: dict[str, Any] = {"learning_rate": 1e-2}

@@ -10,7 +10,6 @@ from detectors.batch import WindowBatch
 from detectors.checks.subject import (
     Subject,
     join,
-    pad,
     refused,
     require,
     require_close,
@@ -64,7 +63,7 @@ def padding_length(subject: Subject, name: str) -> None:
     expected = detector.score(brief).score
     longest = data.steps + 3 if detector.caps.pads else data.steps
     for steps in range(cut, longest + 1):
-        found = detector.score(pad(brief, steps)).score
+        found = detector.score(brief.padded(steps)).score
         require_close(found, expected, f"{cut} steps padded to {steps}")
 
 

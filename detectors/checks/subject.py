@@ -150,18 +150,6 @@ def small(name: str, seed: int = 1, windows: int = WINDOWS) -> WindowBatch:
     )
 
 
-def pad(batch: WindowBatch, steps: int) -> WindowBatch:
-    """Add masked steps on the right, up to ``steps``."""
-    more = steps - batch.steps
-    wide = torch.nn.functional.pad
-    return replace(
-        batch,
-        num=wide(batch.num, (0, 0, 0, more)),
-        cat=wide(batch.cat, (0, 0, 0, more)),
-        mask=wide(batch.mask, (0, more)),
-    )
-
-
 def join(batches: list[WindowBatch]) -> WindowBatch:
     """Put windows of equal shape behind each other."""
     return WindowBatch.concatenate(batches)

@@ -9,7 +9,9 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from detectors.loops.training import Stage, train
+from detectors.loops.batches import in_random_order
+from detectors.loops.stage import Stage
+from detectors.loops.training import train
 
 FLOOR = 1e-2
 """Least spread of a cluster as a share of the mean spread, lest a cluster of equal windows call all
@@ -241,10 +243,7 @@ def sharpen_clusters(
         found = assign(rows)
         sizes = found.sum(dim=0)
         target = sharpened(found, sizes)
-        order = torch.randperm(len(rows), generator=generator).to(rows.device)
-        order = order[: settings.batch * settings.steps_per_epoch]
-        for first in range(0, len(order), settings.batch):
-            chosen = order[first : first + settings.batch]
+        for chosen in in_random_order(len(rows), settings, generator, rows.device):
             yield Assigned(rows[chosen], real[chosen], target[chosen])
 
     def validate() -> float:

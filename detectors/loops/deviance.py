@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from detectors.batch import WindowBatch
+from detectors.loops.batches import evaluate
 from detectors.loops.moments import Moments
 from detectors.loops.pooling import Pool, Pooling
-from detectors.loops.training import evaluate
 from detectors.nets.heads import Guess, novelty, surprisal
 
 PSEUDO_WINDOWS = 10.0

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detectors.loops.training import Stage, train
+from detectors.loops.stage import Stage
+from detectors.loops.training import train
 
 
 @dataclass(frozen=True)

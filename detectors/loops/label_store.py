@@ -30,6 +30,12 @@ class LabelStore:
     windows: WindowBatch
     marks: Tensor
 
+    @classmethod
+    def of(cls, windows: WindowBatch, labels: Tensor | None) -> Self:
+        """Take windows with their labels ``[N]``, if there are any."""
+        marks = windows.lengths.new_full((len(windows),), UNLABELLED, dtype=torch.int8)
+        return cls(windows, marks if labels is None else labels)
+
     def __getitem__(self, rows: Tensor) -> LabelStore:
         """Select by index tensor or bool tensor."""
         return LabelStore(self.windows[rows], self.marks[rows])

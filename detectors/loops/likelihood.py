@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from detectors.batch import NEW, PAD
-from detectors.loops.training import Stage, train
+from detectors.loops.batches import in_random_order
+from detectors.loops.stage import Stage
+from detectors.loops.training import train
 from detectors.nets.embedding import NEW_SHARE
 
 
@@ -205,11 +207,9 @@ def contrast_events(
         return exchange_numbers(contrast, shown.numbers, unigrams, generator)
 
     def draw(generator: torch.Generator) -> Iterator[Numbered]:
-        order = torch.randperm(len(events.rows), generator=generator)
-        order = order[: settings.batch * settings.steps_per_epoch]
-        order = order.to(events.rows.device)
-        for first in range(0, len(order), settings.batch):
-            chosen = events.some(order[first : first + settings.batch])
+        device = events.rows.device
+        for index in in_random_order(len(events.rows), settings, generator, device):
+            chosen = events.some(index)
             shown = show_new_rows(chosen.rows, unigrams.start, generator)
             yield contrasted(chosen._replace(rows=shown), generator)
 

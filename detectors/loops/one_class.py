@@ -9,14 +9,9 @@ import torch
 from torch import Tensor
 
 from detectors.batch import WindowBatch
-from detectors.loops.training import (
-    Stage,
-    evaluate,
-    held_out_loss,
-    minibatches,
-    train,
-    trimmed_mean,
-)
+from detectors.loops.batches import evaluate, held_out_loss, minibatches, trimmed_mean
+from detectors.loops.stage import Stage
+from detectors.loops.training import train
 
 LEAST_COORDINATE = 0.1
 """Coordinates of the centre keep this distance from 0, which a network without constants reaches

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from detectors.loops.deviation import half_and_half
-from detectors.loops.training import Stage, train
+from detectors.loops.stage import Stage
+from detectors.loops.training import train
 
 SAMPLES, SIZE = 50, 8
 """Subsamples, and rows in each, that distances to nearest neighbours are averaged over."""

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from detectors.loops.training import Stage, train
+from detectors.loops.stage import Stage
+from detectors.loops.training import train
 
 TARGETS = (0.0, 4.0, 8.0)
 """Of pairs with no, one and two labelled anomalies."""

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from torch import Tensor
 
 from detectors.batch import WindowBatch
-from detectors.loops.training import Stage, held_out_loss, minibatches, train
+from detectors.loops.batches import held_out_loss, minibatches
+from detectors.loops.stage import Stage
+from detectors.loops.training import train
 from detectors.nets.heads import Guess, window_loss
 
 

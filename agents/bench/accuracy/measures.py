@@ -8,7 +8,7 @@ from sklearn.metrics import precision_recall_curve
 from agents.bench.accuracy.case import Bools, Case, Floats, Rows
 from agents.bench.accuracy.series import STEPS
 from agents.events import Events, delay_metrics
-from agents.metrics import detection_metrics
+from agents.metrics import detection_metrics, harmonic_mean
 from agents.vus import vus_pr
 from schemas.errors import DataError
 
@@ -50,7 +50,7 @@ def measure(case: Case, scores: Floats) -> dict[str, float]:
 def best_threshold(truth: Bools, scores: Floats) -> float:
     """Return the threshold of the best F1 of single windows."""
     precision, recall, thresholds = precision_recall_curve(truth, scores)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    f1 = harmonic_mean(precision, recall)
     return float(thresholds[int(np.argmax(f1[:-1]))])
 
 
@@ -71,4 +71,4 @@ def event_f1(truth: Bools, scores: Floats, series: Rows) -> float:
     precision = hits / (np.flatnonzero(last) + 1)
     found = len(highest) - np.searchsorted(highest, falling[last], side="left")
     recall = found / len(highest)
-    return float(np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12)))
+    return float(harmonic_mean(precision, recall).max())

@@ -18,6 +18,7 @@ from agents.bench.scoring import measure_scoring
 from agents.bench.throughput import measure_throughput
 from agents.options import echo_json, json_option
 from detectors import CATALOGUE
+from detectors.device import pick_device
 
 
 @click.group()
@@ -152,15 +153,16 @@ def keys(keys: int, memory: str, as_json: bool) -> None:
     type=click.Choice(sorted(CATALOGUE)),
     help="Time this one, instead of all; may be given again.",
 )
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @json_option
-def scoring(windows: int, repeats: int, names: tuple[str, ...], as_json: bool) -> None:
+def scoring(windows: int, repeats: int, names: tuple[str, ...], device: str, as_json: bool) -> None:
     """Measure windows/s: lstm_ae beside a bare forward of its network, and every detector.
 
     \b
     Example:
       eddy bench scoring --detector pca --detector svdd
     """  # noqa: D301
-    found = measure_scoring(windows, repeats, names or sorted(CATALOGUE), _say)
+    found = measure_scoring(windows, repeats, names or sorted(CATALOGUE), _say, pick_device(device))
     _keep("scoring", found)
     if as_json:
         echo_json(found)
@@ -169,6 +171,7 @@ def scoring(windows: int, repeats: int, names: tuple[str, ...], as_json: bool) -
         value = getattr(found, name)
         click.echo(f"{name:9} {value:>9,.0f} windows/s  {value / found.bare:5.2f} x bare")
     click.echo(f"{found.machine}; {found.windows:,} windows, medians of {found.repeats}")
+    click.echo(f"detectors on {found.device}:")
     for speed in found.detectors:
         rates = "  ".join(f"{rate:>11,.0f} at {size:,}" for size, rate in speed.rates.items())
         click.echo(f"{speed.detector:14} {speed.cost:9} {speed.window:18} windows/s {rates}")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.boxed import BoxedInput
 from detectors.detector import Budget, Detector, Shape
+from detectors.device import beside
 from detectors.loops.adversarial import Game, Rules, Turn, Watch, fringe, separation
 from detectors.loops.batches import minibatches, split
 from detectors.loops.stage import Count, Player, Positive, Run, Share, Stage, Training
@@ -176,7 +177,7 @@ class AdversarialDetector(Detector):
         # new ids stay unseen: their columns are the same everywhere, and stand out when they differ
         for batch in minibatches(data, stage.settings, generator, new_ids=False):
             rows, real = self._input(batch)
-            noise = self._noise(len(rows), generator).to(rows.device)
+            noise = beside(self._noise(len(rows), generator), rows)
             yield Turn(boxed(rows), real, noise)
 
     # -- scoring ----------------------------------------------------------------------------

@@ -92,13 +92,17 @@ SIZES = (1, 256, 8192)
 """Batches that detectors are timed with: alone, a usual micro-batch, a backlog."""
 
 
-def speed_of(name: str, repeats: int, sizes: Sequence[int] = SIZES) -> Speed:
+def speed_of(
+    name: str, repeats: int, sizes: Sequence[int] = SIZES, *, device: str = "cpu"
+) -> Speed:
     """Time a detector with default settings, barely trained, from raw windows to scores.
+
+    Windows come from the CPU and scores go back to it, whatever the device between.
 
     Windows are records of 64 numbers; where it takes none, series of 32 steps and 8 numbers, 32
     events out of 30, or 6 categories out of 98.
     """
-    detector = create(name, seed=0)
+    detector = create(name, seed=0, device=device)
     window, make = _window_for(detector.caps)
     labels = None
     if detector.caps.min_labels:
@@ -106,7 +110,9 @@ def speed_of(name: str, repeats: int, sizes: Sequence[int] = SIZES) -> Speed:
         labels[:30] = 1
     detector.fit(make(FIT_ON), labels, budget=Budget(steps=20))
     batches = [make(size) for size in sizes]
-    calls: list[Callable[[], object]] = [partial(detector.score, batch) for batch in batches]
+    calls: list[Callable[[], object]] = [
+        partial(lambda batch: detector.score(batch).score.cpu(), batch) for batch in batches
+    ]
     seconds = side_by_side(calls, repeats)
     rates = {size: size / s for size, s in zip(sizes, seconds, strict=True)}
     return Speed(name, detector.caps.cost, window, rates)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from detectors.batch import NEW, WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
+from detectors.device import beside
 from detectors.loops.batches import evaluate, minibatches, split, trimmed_mean
 from detectors.loops.moments import MAX_MEMORY
 from detectors.loops.stage import Count, Run, Stage, Training, gentle
@@ -32,7 +33,7 @@ class Masked(NamedTuple):
 def hide_some(data: WindowBatch, share: float, generator: torch.Generator) -> Masked:
     """Hide a random share of the fields of each step, and at least one."""
     shape = (*data.mask.shape, data.features + data.fields)
-    draws = torch.rand(shape, generator=generator).to(data.mask.device)
+    draws = beside(torch.rand(shape, generator=generator), data.mask)
     return Masked(data, (draws < share) | (draws == draws.amin(dim=-1, keepdim=True)))
 
 

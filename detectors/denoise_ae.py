@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detectors.ae import Autoencoder
 from detectors.dense import squared_error
+from detectors.device import beside
 from detectors.loops.stage import Share
 
 
@@ -69,7 +70,7 @@ def corrupted(rows: Tensor, noise: float, blanked: float, generator: torch.Gener
     noise, blanked
         Standard deviation of the noise, and share of the entries that are set to 0.
     """
-    drawn = torch.randn(rows.shape, generator=generator).to(rows.device)
-    blank = torch.rand(rows.shape, generator=generator).to(rows.device) < blanked
+    drawn = beside(torch.randn(rows.shape, generator=generator), rows)
+    blank = beside(torch.rand(rows.shape, generator=generator), rows) < blanked
     noisy: Tensor = rows + noise * drawn
     return noisy.masked_fill(blank, 0.0)

@@ -1,6 +1,7 @@
 """Choosing where tensors live."""
 
 import torch
+from torch import Tensor
 
 from schemas.errors import SetupError
 
@@ -19,6 +20,14 @@ def pick_device(name: str) -> str:
         msg = f"scoring.device: {name!r}, but there is no CUDA device here; use auto or cpu"
         raise SetupError(msg)
     return name
+
+
+def beside(drawn: Tensor, other: Tensor) -> Tensor:
+    """Move what was drawn on the CPU, so that every device draws the same, to where ``other`` lies.
+
+    The host does not wait for the device.
+    """
+    return drawn.to(other.device, non_blocking=True)
 
 
 def on_one_core() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
+from detectors.device import beside
 from detectors.inputs import RecordInput
 from detectors.loops.trees import Cuts, levels, masses
 from detectors.scores import Explain, Scores
@@ -176,11 +177,11 @@ class HalfSpaceTrees(Detector):
 
 def _halve(low: Tensor, high: Tensor, trees: int, depth: int) -> Cuts:
     """Draw work spaces around the range ``[D]`` of the data and halve them at random."""
-    start = torch.rand(trees, len(low)).to(low.device)
+    start = beside(torch.rand(trees, len(low)), low)
     reach = 2 * torch.maximum(start, 1 - start)
     span = torch.where(high > low, high - low, 1.0)
     floor, ceiling = low + (start - reach) * span, low + (start + reach) * span
-    columns = [torch.randint(len(low), (trees, 2**level)).to(low.device) for level in range(depth)]
+    columns = [beside(torch.randint(len(low), (trees, 2**level)), low) for level in range(depth)]
     thresholds = []
     for level, column in enumerate(columns):
         # the part of the drawn column that is left at a node follows from the cuts above it

@@ -12,6 +12,7 @@ from torch import Tensor
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
+from detectors.device import beside
 from detectors.inputs import RecordInput
 from detectors.loops.trees import pick
 from detectors.scores import Explain, Scores
@@ -184,9 +185,9 @@ def _cut(x: Tensor, place: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tens
     index = place.unsqueeze(2).expand_as(x)
     low = x.new_full(shape, torch.inf).scatter_reduce_(1, index, x, "amin")
     high = x.new_full(shape, -torch.inf).scatter_reduce_(1, index, x, "amax")
-    chance = torch.rand(shape).to(x.device).masked_fill_(~(high > low), -1.0)
+    chance = beside(torch.rand(shape), x).masked_fill_(~(high > low), -1.0)
     best = chance.max(dim=2, keepdim=True)
     column, split = best.indices.squeeze(2), best.values.squeeze(2) >= 0
     low, high = (edge.gather(2, best.indices).squeeze(2) for edge in (low, high))
-    threshold = low + torch.rand(counts.shape).to(x.device) * (high - low)
+    threshold = low + beside(torch.rand(counts.shape), x) * (high - low)
     return column, threshold.masked_fill_(~split, torch.inf), split

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
+from detectors.device import beside
 from detectors.loops.label_store import LabelStore
 from detectors.loops.stage import Count, Positive, Run, Stage, Training, gentle
 from detectors.loops.training import train
@@ -210,4 +211,4 @@ def ranking_loss(
 
 def _some(bags: WindowBatch, count: int, generator: torch.Generator) -> WindowBatch:
     chosen = torch.randint(len(bags), (count,), generator=generator)
-    return show_new(bags[chosen.to(bags.mask.device)], generator)
+    return show_new(bags[beside(chosen, bags.mask)], generator)

@@ -14,6 +14,7 @@ from detectors.adversarial import AdversarialTraining
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Shape
+from detectors.device import beside
 from detectors.judge import REACH, JudgeDetector, cross_entropy
 from detectors.loops.adversarial import Turn
 from detectors.loops.attribution import path_gradient
@@ -176,7 +177,7 @@ class Ocan(JudgeDetector):
         density = Critic(self._input.width, HIDDEN).to(self.device)
 
         def tell_apart(turn: Turn) -> Tensor:
-            uniform = 2 * torch.rand(turn.rows.shape).to(turn.rows.device) - 1
+            uniform = 2 * beside(torch.rand(turn.rows.shape), turn.rows) - 1
             real = cross_entropy(density(turn.rows), 1.0)
             return real + cross_entropy(density(uniform), 0.0)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from detectors.adversarial import AdversarialDetector, AdversarialTraining, Found, boxed
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
+from detectors.device import beside
 from detectors.loops.adversarial import Rules, Turn
 from detectors.loops.stage import Count, Player, Positive, Run
 from detectors.nets.adversarial import Critic, encoder, generator
@@ -151,7 +152,7 @@ class Ocgan(AdversarialDetector):
         ]
 
     def _noisy_code(self, turn: Turn) -> Tensor:
-        noise = self.config.noise * torch.randn(turn.rows.shape).to(turn.rows.device)
+        noise = self.config.noise * beside(torch.randn(turn.rows.shape), turn.rows)
         code: Tensor = self._net.encoder((turn.rows + noise) * turn.real)
         return code
 

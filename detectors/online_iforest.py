@@ -11,6 +11,7 @@ from torch import Tensor
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
+from detectors.device import beside
 from detectors.inputs import RecordInput
 from detectors.loops.trees import Cuts, levels, masses, pick
 from detectors.scores import Explain, Scores
@@ -118,8 +119,8 @@ class OnlineIsolationForest(Detector):
             column, threshold = self._cuts.column[:, nodes], self._cuts.threshold[:, nodes]
             count = masses(place, 2**level)
             cut = reached & (count >= self.config.leaf * 2**level)
-            drawn = torch.randint(x.shape[1], column.shape, generator=generator).to(x.device)
-            chance = torch.rand(column.shape, generator=generator).to(x.device)
+            drawn = beside(torch.randint(x.shape[1], column.shape, generator=generator), x)
+            chance = beside(torch.rand(column.shape, generator=generator), x)
             column = torch.where(threshold.isfinite(), column, drawn)
             values = pick(x, column.gather(1, place) + rows)
             low = values.new_full(column.shape, torch.inf).scatter_reduce(1, place, values, "amin")

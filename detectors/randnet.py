@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.dense import DenseDetector, squared_error
+from detectors.device import beside
 from detectors.loops.batches import evaluate, held_out_loss
 from detectors.loops.error_scale import ErrorScale
 from detectors.loops.stage import Count, Positive, Stage, Training
@@ -140,7 +141,7 @@ class RandNet(DenseDetector):
             while left > 0:
                 size = min(left, self._batch_size(stage.run.steps, settings.batch))
                 chosen = torch.randint(len(rows), (self.config.members, size), generator=generator)
-                yield chosen.to(rows.device)
+                yield beside(chosen, rows)
                 left -= size
 
         def loss(chosen: Tensor) -> Tensor:

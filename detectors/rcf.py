@@ -12,6 +12,7 @@ from torch import Tensor
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
+from detectors.device import beside
 from detectors.inputs import RecordInput
 from detectors.loops.reservoir import last_taken, slots_of_sample
 from detectors.scores import Explain, Scores
@@ -227,7 +228,7 @@ def _grow(samples: Tensor, generator: torch.Generator) -> _Forest:
 
 def _cut(low: Tensor, high: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw columns ``[A]`` of boxes ``[A, D]`` in proportion to their ranges, and places."""
-    chance = torch.rand((2, len(low)), generator=generator).to(low.device)
+    chance = beside(torch.rand((2, len(low)), generator=generator), low)
     extent = high - low
     upto = extent.cumsum(dim=1)
     draw = (chance[0] * upto[:, -1]).unsqueeze(1)

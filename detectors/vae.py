@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.dense import DenseDetector, DenseTraining
+from detectors.device import beside
 from detectors.loops.stage import Count
 from detectors.nets.mlp import mlp
 from detectors.scores import Explain, Scores
@@ -48,8 +49,8 @@ class VariationalNet(nn.Module):
         return self.log_variance.clamp(LEAST, MOST)
 
     def draw(self, mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
-        """One code ``[B, K]`` for each row; on the CPU, so that every device draws the same."""
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        """One code ``[B, K]`` for each row."""
+        noise = beside(torch.randn(mean.shape, generator=generator), mean)
         return mean + noise * (log_variance / 2).exp()
 
     def surprise(self, residual: Tensor, real: Tensor) -> Tensor:

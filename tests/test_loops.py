@@ -85,18 +85,20 @@ def test_the_best_weights_are_kept_and_a_lack_of_progress_ends_training() -> Non
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_costs_a_retry_from_good_weights(bad: float) -> None:
     training, seen = stage(epochs=3), list[float]()
-    good = BATCHES + 3  # batches before the first bad one, in the middle of the second epoch
+    spoilt = [k * BATCHES + 3 for k in range(1, RETRIES + 1)]  # each in mid-epoch, after the first
 
     def loss(batch: Tensor) -> Tensor:
         found = square(training)(batch)
         seen.append(float(found.detach().mean()))
-        return found * (bad if good < len(seen) <= good + RETRIES else 1.0)
+        return found * (bad if len(seen) - 1 in spoilt else 1.0)
 
     train(training, draw, loss)
     losses = training.run.report.losses
     assert len(losses) == 3
     assert 16 > losses[0] > losses[1] > losses[2]
-    assert seen[good + RETRIES] == seen[BATCHES] > seen[good]  # the second epoch starts over
+    # every retry of the second epoch starts over
+    assert {seen[(k + 1) * BATCHES] for k in range(RETRIES + 1)} == {seen[BATCHES]}
+    assert seen[BATCHES] > seen[BATCHES + 3]
     assert losses[0] - losses[1] > 4 * (losses[1] - losses[2])  # thrice at half the rate
 
 

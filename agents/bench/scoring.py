@@ -18,18 +18,24 @@ class Scoring(msgspec.Struct, frozen=True, kw_only=True):
     windows: int
     repeats: int
     machine: str
+    device: str
     detectors: list[Speed]
 
 
 def measure_scoring(
-    windows: int, repeats: int, names: Sequence[str], say: Callable[[str], None]
+    windows: int, repeats: int, names: Sequence[str], say: Callable[[str], None], device: str
 ) -> Scoring:
-    """Score in turn with the bare network; then time each of some detectors."""
+    """Score in turn with the bare network, on the CPU; then time each of some detectors."""
     rates = lstm_ae_rates(windows, repeats)
     speeds = []
     for name in names:
         say(name)
-        speeds.append(speed_of(name, repeats))
+        speeds.append(speed_of(name, repeats, device=device))
     return Scoring(
-        **rates._asdict(), windows=windows, repeats=repeats, machine=machine(), detectors=speeds
+        **rates._asdict(),
+        windows=windows,
+        repeats=repeats,
+        machine=machine(),
+        device=device,
+        detectors=speeds,
     )

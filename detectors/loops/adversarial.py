@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
+from detectors.device import beside
+
 Game = Literal["bce", "wgan_gp", "hinge", "lsgan"]
 
 PENALTY = 10.0
@@ -123,7 +125,7 @@ def slope(
 
     Draws from torch's global generator.
     """
-    share = torch.rand(len(real[0]), 1).to(real[0].device)
+    share = beside(torch.rand(len(real[0]), 1), real[0])
     pairs = zip(real, made, strict=True)
     points = [(share * a + (1 - share) * b).detach().requires_grad_() for a, b in pairs]
     gradients = torch.autograd.grad(critic(*points).sum(), points, create_graph=True)
@@ -179,10 +181,10 @@ def fringe(rows: Tensor, real: Tensor, generator: torch.Generator) -> Tensor:
     """
     n, width = rows.shape
     size = FRINGE * 0.1 ** torch.rand(n, 1, generator=generator)
-    noise = (size * torch.randn(n, width, generator=generator)).to(rows.device)
+    noise = beside(size * torch.randn(n, width, generator=generator), rows)
     noisy = rows + noise * rows.std(dim=0, correction=0)
-    donors = torch.rand(n, width, generator=generator).argsort(dim=0).to(rows.device)
-    swap = (torch.rand(n, width, generator=generator) < SWAPPED).to(rows.device)
+    donors = beside(torch.rand(n, width, generator=generator).argsort(dim=0), rows)
+    swap = beside(torch.rand(n, width, generator=generator) < SWAPPED, rows)
     swapped = torch.where(swap, rows.gather(0, donors), rows)
     even = (torch.arange(n, device=rows.device) % 2 == 0).unsqueeze(1)
     return torch.where(even, noisy, swapped) * real

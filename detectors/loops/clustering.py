@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from detectors.device import beside
 from detectors.loops.batches import in_random_order
 from detectors.loops.stage import Stage
 from detectors.loops.training import train
@@ -71,7 +72,7 @@ def kmeans(x: Tensor, real: Tensor, clusters: int, trim: float = 0.0) -> Means:
 
 def spread_start(x: Tensor, real: Tensor, clusters: int) -> Tensor:
     """Draw ``[K, D]`` rows far from each other (k-means++)."""
-    chosen = [torch.randint(len(x), ()).to(x.device)]
+    chosen = [beside(torch.randint(len(x), ()), x)]
     closest = x.new_full((len(x),), torch.inf)
     for _ in range(min(clusters, len(x)) - 1):
         gap = (x - x[chosen[-1]]).square().mul_(real).sum(dim=1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from detectors.device import beside
 from detectors.loops.stage import Stage
 from detectors.loops.training import train
 
@@ -76,8 +77,8 @@ def half_and_half(
     A few anomalies among many normals would otherwise hardly ever meet the loss.
     """
     half = max(1, batch // 2)
-    rows = torch.randint(len(unlabelled), (half,), generator=generator).to(unlabelled.device)
-    labelled = torch.randint(len(anomalies), (half,), generator=generator).to(anomalies.device)
+    rows = beside(torch.randint(len(unlabelled), (half,), generator=generator), unlabelled)
+    labelled = beside(torch.randint(len(anomalies), (half,), generator=generator), anomalies)
     inputs = torch.cat([unlabelled[rows], anomalies[labelled]])
     return inputs, torch.arange(2 * half, device=inputs.device) >= half
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detectors.batch import WindowBatch
 from detectors.detector import UNLABELLED, Shape
+from detectors.device import beside
 
 KEPT = 1024
 """Windows of each kind that are kept: labelled anomalies, labelled normals, unlabelled ones."""
@@ -57,7 +58,7 @@ class LabelStore:
             if mark == UNLABELLED:
                 generator = torch.Generator().manual_seed(seed)
                 chosen = torch.randperm(len(rows), generator=generator)[:KEPT].sort().values
-                rows = rows[chosen.to(rows.device)]
+                rows = rows[beside(chosen, rows)]
             kept.append(rows[-KEPT:])
         return self[torch.cat(kept).sort().values]
 

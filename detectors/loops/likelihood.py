@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from detectors.batch import NEW, PAD
+from detectors.device import beside
 from detectors.loops.batches import in_random_order
 from detectors.loops.stage import Stage
 from detectors.loops.training import train
@@ -100,19 +101,20 @@ class Unigrams:
         """Draw ``k`` values ``[B, k, C]`` of every field for each event ``[B, C]``."""
         size, fields = observed.shape
         draws = torch.rand((size, k, fields), generator=generator, dtype=torch.float64)
-        places = draws.to(observed.device) + torch.arange(fields, device=observed.device)
+        places = beside(draws, observed) + torch.arange(fields, device=observed.device)
         found = torch.searchsorted(self.cumulative, places, right=True)
         return found.clamp(max=len(self.cumulative) - 1)
 
     def imitate(self, observed: Tensor, k: int, generator: torch.Generator) -> Contrast:
         """Make ``k`` imitations of each event ``[B, C]``, all in one field drawn for the event."""
         size, fields = observed.shape
-        device = observed.device
-        field = torch.randint(fields, (size,), generator=generator).to(device)
-        draws = torch.rand((size, k), generator=generator, dtype=torch.float64).to(device)
+        field = beside(torch.randint(fields, (size,), generator=generator), observed)
+        draws = torch.rand((size, k), generator=generator, dtype=torch.float64)
         last = len(self.cumulative) - 1
         # all fields lie behind each other on one line, on which a field takes up a length of 1
-        found = torch.searchsorted(self.cumulative, field.unsqueeze(1) + draws, right=True)
+        found = torch.searchsorted(
+            self.cumulative, field.unsqueeze(1) + beside(draws, observed), right=True
+        )
         values = found.clamp(max=last)
         noise = observed.unsqueeze(1).repeat(1, k, 1)
         noise.scatter_(2, field[:, None, None].expand(-1, k, 1), values.unsqueeze(2))
@@ -122,7 +124,7 @@ class Unigrams:
 
 def show_new_rows(rows: Tensor, start: Tensor, generator: torch.Generator) -> Tensor:
     """Replace a small share of the rows ``[B, C]`` by the row of new values of their field."""
-    hit = torch.rand(rows.shape, generator=generator).to(rows.device) < NEW_SHARE
+    hit = beside(torch.rand(rows.shape, generator=generator), rows) < NEW_SHARE
     return torch.where(hit, start + NEW, rows)
 
 
@@ -151,9 +153,8 @@ def exchange_numbers(
     repeated = numbers.unsqueeze(1).expand(-1, k, -1)
     if numbers.shape[1] == 0:
         return Numbered(contrast, numbers, repeated)
-    device = numbers.device
-    hit = (torch.rand(size, generator=generator) < 1 / (fields + 1)).to(device)
-    others = numbers[torch.randint(size, (size, k), generator=generator).to(device)]
+    hit = beside(torch.rand(size, generator=generator) < 1 / (fields + 1), numbers)
+    others = numbers[beside(torch.randint(size, (size, k), generator=generator), numbers)]
     same = contrast.observed.unsqueeze(1)
     mean = unigrams.log_q[contrast.observed].mean(dim=1)
     exchanged = Contrast(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from detectors.batch import WindowBatch
+from detectors.device import beside
 from detectors.loops.batches import evaluate, held_out_loss, minibatches, trimmed_mean
 from detectors.loops.stage import Stage
 from detectors.loops.training import train
@@ -176,7 +177,7 @@ def draw_apart(
         for rows in torch.split(order, settings.batch):
             size = max(1, round(LABELLED_SHARE * len(rows))) if known else 0
             taken = torch.randint(max(1, known), (size,), generator=generator)
-            chosen = torch.cat([rows, taken]).to(anomalous.device)
+            chosen = beside(torch.cat([rows, taken]), anomalous)
             yield PartlyLabelled(pool[chosen], anomalous[chosen[len(rows) :]])
 
     def both(distances: Tensor, marks: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from detectors.device import beside
 from detectors.loops.deviation import half_and_half
 from detectors.loops.stage import Stage
 from detectors.loops.training import train
@@ -60,7 +61,7 @@ def nearest_in_samples(rows: Tensor) -> Tensor:
     ----------
     Pang et al. 2015, *LeSiNN: detecting anomalies by identifying least similar nearest neighbours*.
     """
-    chosen = torch.randint(len(rows), (SAMPLES * SIZE,)).to(rows.device)
+    chosen = beside(torch.randint(len(rows), (SAMPLES * SIZE,)), rows)
     distances = torch.cdist(rows, rows[chosen], compute_mode="donot_use_mm_for_euclid_dist")
     return distances.view(len(rows), SAMPLES, SIZE).amin(dim=2).mean(dim=1)
 

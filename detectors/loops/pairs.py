@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from detectors.device import beside
 from detectors.loops.stage import Stage
 from detectors.loops.training import train
 
@@ -34,13 +35,12 @@ def draw_pairs(
 
     def some(rows: Tensor, count: int) -> Tensor:
         chosen = torch.randint(len(rows), (count,), generator=generator)
-        return rows[chosen.to(rows.device)]
+        return rows[beside(chosen, rows)]
 
     first = torch.cat([some(unlabelled, 2 * quarter), some(anomalies, 2 * quarter)])
     second = torch.cat([some(unlabelled, 3 * quarter), some(anomalies, quarter)])
-    counts = torch.tensor([2 * quarter, quarter, quarter], device=first.device)
-    targets = torch.tensor(TARGETS, device=first.device).repeat_interleave(counts)
-    return Pairs(first, second, targets)
+    counts = torch.tensor([2 * quarter, quarter, quarter])
+    return Pairs(first, second, beside(torch.tensor(TARGETS).repeat_interleave(counts), first))
 
 
 def relate(

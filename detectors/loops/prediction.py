@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from detectors.batch import WindowBatch
+from detectors.device import beside
 from detectors.loops.batches import held_out_loss, minibatches
 from detectors.loops.stage import Stage
 from detectors.loops.training import train
@@ -74,7 +75,7 @@ def fill_in(
     """
 
     def gapped(windows: WindowBatch, generator: torch.Generator) -> Gapped:
-        draws = torch.rand(windows.mask.shape, generator=generator).to(windows.mask.device)
+        draws = beside(torch.rand(windows.mask.shape, generator=generator), windows.mask)
         return Gapped(windows, (draws < share) & windows.mask)
 
     def loss(batch: Gapped) -> Tensor:
@@ -109,7 +110,7 @@ def misplaced(data: WindowBatch, share: float, generator: torch.Generator) -> Wi
     """
     windows, steps = data.mask.shape
     device = data.mask.device
-    moves, places = torch.rand((2, windows, steps), generator=generator).to(device)
+    moves, places = beside(torch.rand((2, windows, steps), generator=generator), data.mask)
     own = torch.arange(steps, device=device).expand(windows, -1)
     wanted = torch.where(moves < share, places * data.lengths.unsqueeze(1) - 0.5, own.float())
     order = torch.where(data.mask, wanted, steps + own.float()).argsort(dim=1).unsqueeze(-1)

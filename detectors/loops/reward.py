@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from detectors.batch import PAD, WindowBatch
+from detectors.device import beside
 
 MOST = 10.0
 """Nats above the mean beyond which the weight of a made-up sequence counts no more; a single one
@@ -49,7 +50,7 @@ def behaviour(data: WindowBatch, context: int) -> Behaviour:
 def cut(whole: Behaviour, length: int, generator: torch.Generator) -> Behaviour:
     """Cut a piece of up to ``length`` steps out of each sequence, anywhere in it."""
     steps = whole.real.sum(dim=1)
-    draw = torch.rand(len(steps), generator=generator).to(steps.device)
+    draw = beside(torch.rand(len(steps), generator=generator), steps)
     start = (draw * ((steps - length).clamp(min=0) + 1)).long()
     length = min(length, whole.actions.shape[1])
     at = start.unsqueeze(1) + torch.arange(length, device=start.device)
@@ -74,8 +75,7 @@ def make_up(
     for _ in range(observed.actions.shape[1]):
         with torch.no_grad():
             chance = log_policy(state).exp().cumsum(dim=1)
-        # drawn on the CPU, so that every device draws the same
-        draw = torch.rand((len(state), 1), generator=generator).to(state.device)
+        draw = beside(torch.rand((len(state), 1), generator=generator), state)
         action = (chance <= draw * chance[:, -1:]).sum(dim=1).clamp(max=chance.shape[1] - 1)
         states.append(state)
         actions.append(action)

@@ -172,7 +172,10 @@ class _Course(Generic[T]):
         return False
 
     def epoch(self, draw: Callable[[torch.Generator], Iterable[T]]) -> float:
-        """One pass; returns the mean loss, or NaN as soon as one is not finite."""
+        """One pass; returns the mean loss, or NaN if one was not finite.
+
+        Losses stay on the device until the end: to look at each would make the host wait for it.
+        """
         stage, settings = self.stage, self.stage.settings
         self.late = self.late or self.done >= LATE * settings.epochs
         for player, optimiser in zip(self.players, self.optimisers, strict=True):
@@ -180,29 +183,24 @@ class _Course(Generic[T]):
                 group["lr"] = self.rate * player.rate * (settings.decay if self.late else 1.0)
         # the first epoch still has to find out what is unlike the rest
         trim = settings.trim if self.done > 0 else 0.0
-        totals, moves, trimmed = [0.0] * len(self.players), [0] * len(self.players), 0
+        losses: list[list[Tensor]] = [[] for _ in self.players]
+        trimmed = 0
         for batch in draw(self.generator):
-            values, out = self._round(batch, trim)
-            trimmed += out
-            for i, value in values.items():
-                totals[i], moves[i] = totals[i] + value, moves[i] + 1
-            if not math.isfinite(sum(totals)):
-                return math.nan
+            trimmed += self._round(batch, trim, losses)
             self.average.follow()
             stage.run.steps += 1
             if stage.run.spent(stage.share):
                 break
         stage.run.report.trimmed = trimmed
-        if not sum(moves):
-            return math.nan
-        return sum(t / n for t, n in zip(totals, moves, strict=True) if n)
+        means = [torch.stack(moves).double().mean() for moves in losses if moves]
+        return torch.stack(means).sum().item() if means else math.nan
 
-    def _round(self, batch: T, trim: float) -> tuple[dict[int, float], int]:
-        """Let every player move whose turn it is; give the losses, and how many the last trimmed.
+    def _round(self, batch: T, trim: float, losses: list[list[Tensor]]) -> int:
+        """Let every player move whose turn it is; note the losses, say how many the last trimmed.
 
         Weights that a loss beyond the finite numbers has spoilt are not kept.
         """
-        stage, losses, out = self.stage, dict[int, Tensor](), 0
+        stage, out = self.stage, 0
         for i, (player, optimiser) in enumerate(zip(self.players, self.optimisers, strict=True)):
             if stage.run.steps % player.every:
                 continue
@@ -215,10 +213,8 @@ class _Course(Generic[T]):
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(player.parameters(), stage.settings.clip)
             optimiser.step()
-            losses[i] = loss.detach()
-        # one look for all of them: each waits for the device
-        values = torch.stack(list(losses.values())).tolist() if losses else []
-        return dict(zip(losses, values, strict=True)), out
+            losses[i].append(loss.detach())
+        return out
 
     def note(self, value: float, *, stops_early: bool) -> None:
         """Take an epoch that ended well."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.batch import NEW, PAD, WindowBatch
+from detectors.device import beside
 
 NEW_SHARE = 0.01
 """Share of ids that training shows as new, so that the row of id 1 is not left as it was drawn."""
@@ -77,6 +78,6 @@ def show_new(data: WindowBatch, generator: torch.Generator) -> WindowBatch:
     """
     if data.fields == 0:
         return data
-    draws = torch.rand(data.cat.shape, generator=generator).to(data.cat.device)
+    draws = beside(torch.rand(data.cat.shape, generator=generator), data.cat)
     hit = (draws < NEW_SHARE) & (data.cat != PAD)
     return replace(data, cat=data.cat.masked_fill(hit, NEW))

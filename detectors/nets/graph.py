@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.batch import NEW, WindowBatch
+from detectors.device import beside
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Graphs:
         real = (place == here) & mentioned
         weight = mentioned.to(data.num.dtype)
 
-        left, right = _meetings(steps, fields, place.device)
+        left, right = (beside(ends, place) for ends in _meetings(steps, fields))
         meets = torch.zeros(size, n * n, dtype=weight.dtype, device=place.device)
         meets.scatter_add_(1, place[:, left] * n + place[:, right], weight[:, left])
         meets = torch.log1p(meets)
@@ -66,11 +67,11 @@ class Graphs:
         return cls(place.view(size, steps, fields), real, adjacency.view(size, n, n), features)
 
 
-def _meetings(steps: int, fields: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _meetings(steps: int, fields: int) -> tuple[Tensor, Tensor]:
     """Pairs of places of one step, in both directions."""
     left, right = torch.nonzero(~torch.eye(fields, dtype=torch.bool), as_tuple=True)
     start = torch.arange(steps).unsqueeze(1) * fields
-    return (start + left).flatten().to(device), (start + right).flatten().to(device)
+    return (start + left).flatten(), (start + right).flatten()
 
 
 def is_new(data: WindowBatch) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from detectors.device import beside
+
 KERNEL, STRIDE = 3, 2
 
 
@@ -24,7 +26,7 @@ def signature_maps(steps: Tensor, mask: Tensor, scales: tuple[int, ...], maps: i
     lengths = mask.sum(dim=1, keepdim=True)
     share = torch.arange(1, maps + 1, device=mask.device)
     end = (lengths * share + maps - 1) // maps
-    reach = torch.tensor(scales, device=mask.device)
+    reach = beside(torch.tensor(scales), mask)
     ago = end.unsqueeze(-1) - 1 - torch.arange(mask.shape[1], device=mask.device)
     held = ((ago >= 0).unsqueeze(2) & (ago.unsqueeze(2) < reach.unsqueeze(-1))).to(steps.dtype)
     weight = held / held.sum(dim=-1, keepdim=True).clamp(min=1)

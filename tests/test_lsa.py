@@ -43,7 +43,7 @@ def test_no_coordinate_is_said_from_itself_or_a_later_one(layers: int) -> None:
 def test_probabilities_of_each_coordinate_add_up_to_one() -> None:
     net = AutoregressiveDensity(3, 50, 8, 4)
     total = net(torch.rand(20, 3)).exp().sum(dim=-1)
-    torch.testing.assert_close(total, torch.ones(20, 3))
+    torch.testing.assert_close(total, torch.ones(20, 3, dtype=torch.float64))
 
 
 @torch.no_grad()

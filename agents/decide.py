@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agents.calibration import Calibration
 from agents.records import Floats, Ints
 from agents.snapshot import State, copied, put_back
-from detectors.model import FULL, PARTIAL
+from detectors.split import FULL, PARTIAL
 
 BLOCK = 1024
 HIGHEST_THRESHOLD = 0.01

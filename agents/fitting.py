@@ -106,6 +106,13 @@ def _join(windows: list[Windows], stream: Stream) -> WindowArrays:
     )
 
 
+def update_route(model: Model, history: History, *, budget: Budget | None = None) -> Model:
+    """Let a model learn from the windows newer than it, without those judged anomalous."""
+    newer = history.windows.time > model.description.data_to
+    keep = newer & (~history.suspect | (history.labels == 0))
+    return model.updated(history.windows[keep], labels=history.labels[keep], budget=budget)
+
+
 def fit_route(
     name: str,
     stream: Stream,

@@ -16,12 +16,11 @@ from agents.gather import gather
 from agents.partition import PartitionState, RouteState
 from agents.publish import Envelope, EventIds, Judged, emitted, scored_events
 from agents.records import Floats, Ints, Records
+from agents.retraining import drift_request, missing_request, update_request
 from agents.score import arrays
-from agents.watch import drift_request, request_id
 from agents.window import Windows
 from connectors.base import Output, Partition
 from detectors.model import Model
-from schemas.messages import RetrainRequest
 
 
 class Observer(Protocol):
@@ -151,17 +150,7 @@ class Judge:
         if not 0 <= asking < count:
             return
         time = int(ends[asking])
-        request = RetrainRequest(
-            request_id=request_id(state.name, label, None, "missing"),
-            stream=state.name,
-            route=label,
-            reason="missing",
-            detail="windows arrive and no model has been fitted",
-            data_from=state.first_time or 0,
-            data_to=time,
-            model_id=None,
-            requested_at=time,
-        )
+        request = missing_request(state.name, label, state.first_time or 0, time)
         result.outputs[state.partition].append(self._envelope.request(request))
 
     def _named(self, scored: Scored, verdicts: Verdicts) -> Judged:
@@ -188,10 +177,16 @@ class Judge:
         )
 
     def _watch(self, scored: Scored, result: Result) -> None:
-        """Ask for a new model where the windows have drifted from what the model knows."""
+        """Ask for a new model where windows have drifted from what it knows, or it is to learn."""
         state, model, windows = scored.state, scored.model, scored.windows
         scores = scored.scores if windows.revised is None else scored.scores[~windows.revised]
-        for finding, time in scored.route.watcher(arrays(windows.firsts), scores):
-            since = max(state.first_time or 0, model.description.data_from)
-            request = drift_request(state.name, scored.label, model.model_id, finding, time, since)
-            result.outputs[state.partition].append(self._envelope.request(request))
+        wishes = [
+            drift_request(state.name, scored.label, model, finding, time, state.first_time or 0)
+            for finding, time in scored.route.watcher(arrays(windows.firsts), scores)
+        ]
+        ends, before = windows.firsts.end, scored.route.spoken
+        wishes += [
+            update_request(state.name, scored.label, model, before + i + 1, int(ends[i]))
+            for i in scored.route.due(len(ends))
+        ]
+        result.outputs[state.partition] += map(self._envelope.request, wishes)

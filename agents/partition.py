@@ -29,7 +29,7 @@ from agents.window import Windows, make_windower
 from connectors.base import Fetch, Partition
 from connectors.spill import SpillSpace
 from detectors.model import Model
-from schemas.config import Stream
+from schemas.config import Route, Stream
 from schemas.messages import DeadLetter, Incident
 
 
@@ -52,18 +52,20 @@ class RouteState:
     """
 
     def __init__(
-        self, name: str, route: str, stream: Stream, partitions: int, *, live: bool
+        self, name: str, route: Route, stream: Stream, partitions: int, *, live: bool
     ) -> None:
         age = stream.alerts.max_age
         max_age = None if age is None or not live else int(age)
         self._stream, self._partitions = stream, partitions
+        self._update_every = route.update_every
         self._per_day = stream.alerts.budget_per_day / partitions
         gap = int(stream.alerts.incident_gap)
-        self.incidents = IncidentBook(name, route, self._per_day, gap)
+        self.incidents = IncidentBook(name, route.label, self._per_day, gap)
         self.staleness = Staleness(max_age)
         self.told = Told()
         self.newest = -(2**62)
         self.unscored = 0
+        self.spoken = 0
         self.model: Model | None = None
         self.templates: dict[int, str] = {}
         self.decider: Decider
@@ -73,11 +75,23 @@ class RouteState:
         """Take the calibration of a model that begins to speak; open incidents go on."""
         if self.model is not None and model.model_id == self.model.model_id:
             return
-        self.model = model
+        self.model, self.spoken = model, 0
         rate = model.description.windows_per_day / self._partitions
         self.templates = {code_of(text): text for text in model.description.templates}
         self.decider = Decider(model.calibration, rate, self._per_day)
         self.watcher = Watcher(self._stream.drift, model)
+
+    def due(self, count: int) -> list[int]:
+        """Count windows that the model has scored; say after which of them it is due for an update.
+
+        It is due at fixed counts, however the windows came together.
+        """
+        before = self.spoken
+        self.spoken += count
+        if self._update_every is None:
+            return []
+        first = self._update_every - before % self._update_every
+        return list(range(first - 1, count, self._update_every))
 
     def state(self) -> State:
         """Copy the state."""
@@ -85,6 +99,7 @@ class RouteState:
         return {
             "newest": self.newest,
             "unscored": self.unscored,
+            "spoken": self.spoken,
             "incidents": self.incidents.state(),
             "told": self.told.state(),
             "staleness": self.staleness.state(),
@@ -95,6 +110,7 @@ class RouteState:
     def restore(self, state: State) -> None:
         """Go on from a state; it already follows the model that spoke then."""
         self.newest, self.unscored = state["newest"], state["unscored"]
+        self.spoken = state.get("spoken", 0)  # checkpoints of before
         self.incidents.restore(state["incidents"])
         self.told.restore(state["told"])
         self.staleness.restore(state.get("staleness", {"told": []}))  # checkpoints of before
@@ -127,7 +143,7 @@ class PartitionState:
         self.ledger = Ledger()
         self.encoder = Encoder(stream)
         self.routes = {
-            route.label: RouteState(name, route.label, stream, partitions, live=live)
+            route.label: RouteState(name, route, stream, partitions, live=live)
             for route in stream.routes
         }
         self.silence: Silence | None = None

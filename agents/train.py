@@ -13,7 +13,7 @@ from agents.archiving import (
     quarantine_archive,
     record_archive,
 )
-from agents.fitting import build_history, fit_route
+from agents.fitting import build_history, fit_route, update_route
 from agents.layout import route_layout
 from agents.registry import Registry
 from connectors.base import Fetch, Output, Partition
@@ -38,7 +38,8 @@ class Trainer(Handler):
     """Trains from the archive; handles the topic of requests.
 
     A request for a model that has been replaced meanwhile asks for nothing more, so that repeated
-    requests, and the same one from several partitions, lead to one model.
+    requests, and the same one from several partitions, lead to one model. Its answer is published
+    each time: a trainer may have died between making a model the champion and saying so.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Trainer(Handler):
         champion = self._champion(stream, route)
         if champion != request.model_id and request.reason != "manual":
             log.info("request is settled already", request=request.request_id, champion=champion)
-            return []
+            return self._again(request, champion)
         try:
             model = self._train(request, champion)
         except EddyError as error:
@@ -94,6 +95,19 @@ class Trainer(Handler):
         log.info("new champion", stream=stream, route=route, model=artefact_id, why=request.detail)
         why = f"{request.reason}: {request.detail}"
         return [self._event(request, "champion", artefact_id, champion, metrics, why)]
+
+    def _again(self, request: RetrainRequest, champion: str | None) -> list[Output]:
+        """Announce once more the champion that answered a request, if it still is the champion."""
+        if champion is None:
+            return []
+        try:
+            model = self._registry.load(request.stream, request.route, champion)
+        except EddyError:
+            return []  # what is wrong with it is said where it is needed
+        if model.description.parent_id != request.model_id:
+            return []
+        why = f"{request.reason}: {request.detail}"
+        return [self._event(request, "champion", champion, request.model_id, {}, why)]
 
     def _champion(self, stream: str, route: str) -> str | None:
         """Return the model that speaks, or ``None`` if there is none for windows as they are."""
@@ -124,16 +138,18 @@ class Trainer(Handler):
             raise EddyError(msg)
         records = archived_records(stream, table)
         suspects = quarantine_archive(self._storage, request.stream).read()
-        templates: tuple[str, ...] = ()
+        parent = None
         if champion is not None:
-            parent = self._registry.load(request.stream, request.route, champion)
-            templates = parent.description.templates
+            where = (request.stream, request.route, champion)
+            parent = self._registry.load(*where, device=self._device)
         history = build_history(
             stream,
             records,
-            templates=templates,
+            templates=() if parent is None else parent.description.templates,
             quarantine=Quarantine(suspects, request.changed_at),
         )
+        if parent is not None and request.reason == "age" and parent.can_be_updated:
+            return update_route(parent, history, budget=self._budget)
         return fit_route(
             request.stream,
             stream,

@@ -9,7 +9,6 @@ al. 2020), which is too slow to follow along, is asked where only one of them ha
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from math import isnan
 
@@ -22,7 +21,6 @@ from detectors.model import Model
 from detectors.signals import BLOCK, SCORE, Reference, block_levels, signals
 from detectors.windows import WindowArrays
 from schemas.config import Drift
-from schemas.messages import RetrainRequest
 
 NOT_WATCHED = ("gap", "time_of_day_sin", "time_of_day_cos")  # they go round by themselves
 AGREE_WITHIN = 8
@@ -206,29 +204,3 @@ class Watcher:
         found, self._found = self._found, None
         self._last_request = time
         return [(found, time)]
-
-
-def drift_request(
-    stream: str, route: str, model_id: str, finding: Finding, time: int, data_from: int
-) -> RetrainRequest:
-    """Make the request for a confirmed drift; that of another partition has the same id."""
-    return RetrainRequest(
-        request_id=request_id(stream, route, model_id, "drift"),
-        stream=stream,
-        route=route,
-        reason="drift",
-        detail=f"{finding.signal} moved from {finding.reference:.6g} to {finding.statistic:.6g}",
-        statistic=finding.statistic,
-        threshold=finding.reference,
-        data_from=data_from,
-        data_to=time,
-        changed_at=finding.changed_at,
-        model_id=model_id,
-        requested_at=time,
-    )
-
-
-def request_id(stream: str, route: str, model_id: str | None, reason: str) -> str:
-    """Hash what makes two requests the same wish."""
-    text = f"retrain\0{stream}\0{route}\0{model_id}\0{reason}"
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

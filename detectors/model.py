@@ -7,7 +7,7 @@ so training and serving cannot differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,19 +18,26 @@ import torch
 from numpy.typing import NDArray
 
 from detectors import artefact
-from detectors.batch import WindowBatch
 from detectors.catalogue import create, detector_class, from_files
 from detectors.crossing import cross_scores
 from detectors.detector import Budget, Detector
+from detectors.learn import Learn, marks_of, scores_of, windows_per_day
 from detectors.signals import Reference, references
-from detectors.split import CALIBRATION_SIZE, held_out, is_crossed, spread, up_to_date
+from detectors.split import (
+    FULL,
+    PARTIAL,
+    calibration_of,
+    held_out,
+    is_crossed,
+    spread,
+    up_to_date,
+)
 from detectors.vocabulary import Vocabulary
 from detectors.windows import Layout, WindowArrays, WindowEncoder
-from schemas.errors import ArtefactError, DataError
+from schemas.errors import ArtefactError
 
 MODEL = "model.json"
 CALIBRATION = "calibration.safetensors"
-FULL, PARTIAL = "full", "partial"
 FIT_SIZE = 100_000
 
 
@@ -115,13 +122,7 @@ class Model:
         DataError
             If there are fewer than 20 windows.
         """
-        if len(windows) < 20:
-            msg = (
-                f"{layout.stream}/{layout.route}: {len(windows)} windows are too few to fit and "
-                "calibrate on (20 at least); give more history"
-            )
-            raise DataError(msg)
-        marks = np.full(len(windows), -1, dtype=np.int8) if labels is None else labels
+        marks = marks_of(layout, windows, labels)
         order = np.argsort(windows.time, kind="stable")
         short = windows.length[order] < layout.steps
         change = 0 if changed_at is None else int(np.searchsorted(windows.time[order], changed_at))
@@ -133,7 +134,7 @@ class Model:
         fitted_on = up_to_date(order, ~held, change, keep=anomalous)
         older = spread(fitted_on, FIT_SIZE, keep=anomalous)
         newer = up_to_date(order, held & ~anomalous[order], change)
-        learn = _Learn(
+        learn = Learn(
             layout,
             windows,
             marks,
@@ -145,31 +146,68 @@ class Model:
             newer = older[~anomalous[older]]
             scores = cross_scores(older, learn.scores)[~anomalous[older]]
         else:
-            scores = _scores(fitted, encode(windows[newer]))
-        first, last = int(windows.time[order[0]]), int(windows.time[order[-1]])
+            scores = scores_of(fitted, encode(windows[newer]))
         description = Description(
             layout=layout,
             vocabularies=vocabularies,
             templates=templates,
-            windows_per_day=len(windows) / max((last - first) / 86_400e9, 1e-6),
-            data_from=first,
-            data_to=last,
+            windows_per_day=windows_per_day(windows),
+            data_from=int(windows.time[order[0]]),
+            data_to=int(windows.time[order[-1]]),
             parent_id=parent_id,
             reference=references(layout, windows[newer], scores),
         )
-        calibration = {}
-        partial = windows.length[newer] < layout.steps
-        for kind, which in ((FULL, ~partial), (PARTIAL, partial)):
-            calibration[kind] = scores[spread(np.flatnonzero(which), CALIBRATION_SIZE)]
-        if not len(calibration[FULL]):  # windows that are hardly ever full, such as sessions
-            calibration[FULL] = calibration[PARTIAL]
-        return cls(description, fitted, calibration)
+        partial = windows[newer].length < layout.steps
+        return cls(description, fitted, calibration_of(partial, scores))
+
+    @property
+    def can_be_updated(self) -> bool:
+        """Whether its detector can learn more."""
+        return self.detector.caps.partial_fit != "none"
+
+    def updated(
+        self,
+        windows: WindowArrays,
+        *,
+        labels: NDArray[np.int8] | None = None,
+        budget: Budget | None = None,
+    ) -> Model:
+        """Return a model that has learned from newer windows as well; this one stays as it is.
+
+        The newest of them calibrate it, and are left for the next update to learn. Vocabularies
+        and templates stay: what they do not know remains new.
+
+        Raises
+        ------
+        DataError
+            If there are fewer than 20 windows, or the detector cannot learn more.
+        """
+        layout, device = self.description.layout, self.detector.device
+        marks = marks_of(layout, windows, labels)
+        order = np.argsort(windows.time, kind="stable")
+        held = held_out(windows.length[order] < layout.steps)
+        learner = from_files(self.detector.to_files(), self.model_id, device=device)
+        rows = order[~held]
+        if not learner.caps.uses_labels:
+            rows = rows[marks[rows] != 1]
+        learner.partial_fit(self._encode(windows[rows]), marks[rows], budget=budget)
+        newer = order[held & (marks[order] != 1)]
+        scores = scores_of(learner, self._encode(windows[newer]))
+        description = msgspec.structs.replace(
+            self.description,
+            windows_per_day=windows_per_day(windows),
+            data_to=int(windows.time[rows].max()),
+            parent_id=self.model_id,
+            reference=references(layout, windows[newer], scores),
+        )
+        partial = windows[newer].length < layout.steps
+        return Model(description, learner, calibration_of(partial, scores))
 
     # -- scoring ----------------------------------------------------------------------------
 
     def score(self, windows: WindowArrays) -> NDArray[np.float64]:
         """Return the ``[W]`` scores of windows."""
-        return _scores(self.detector, self._encode(windows))
+        return scores_of(self.detector, self._encode(windows))
 
     def explain(self, windows: WindowArrays) -> Explanation:
         """Say what made the scores of windows; slower than :meth:`score`."""
@@ -235,38 +273,3 @@ class Model:
                     f"{name} = {mine[name]!r}, the pipeline has {wanted!r}; fit a new model"
                 )
                 raise ArtefactError(msg)
-
-
-@dataclass(frozen=True, slots=True)
-class _Learn:
-    """Fits a detector, and the vocabularies that it needs, on a part of the windows."""
-
-    layout: Layout
-    windows: WindowArrays
-    marks: NDArray[np.int8]
-    new: Callable[[], Detector]
-    budget: Budget | None
-
-    def __call__(
-        self, known: NDArray[np.int64], rows: NDArray[np.int64]
-    ) -> tuple[Detector, WindowEncoder, tuple[Vocabulary, ...]]:
-        """Learn vocabularies from the windows ``known`` and fit on ``rows`` of them."""
-        windows, steps = self.windows, self.layout.steps
-        codes = windows.cat[known][np.arange(steps) < windows.length[known, None]]
-        vocabularies = tuple(Vocabulary.fit(codes[:, c]) for c in range(codes.shape[1]))
-        encode = WindowEncoder(self.layout, vocabularies)
-        fitted = self.new()
-        if not fitted.caps.uses_labels:  # it would take known anomalies for normal
-            rows = rows[self.marks[rows] != 1]
-        fitted.fit(encode(windows[rows]), self.marks[rows], budget=self.budget)
-        return fitted, encode, vocabularies
-
-    def scores(self, rows: NDArray[np.int64], unseen: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Score ``unseen`` by a fit on ``rows``."""
-        fitted, encode, _ = self(rows, rows)
-        return _scores(fitted, encode(self.windows[unseen]))
-
-
-def _scores(detector: Detector, batch: WindowBatch) -> NDArray[np.float64]:
-    scores: NDArray[np.float64] = detector.score(batch).score.to("cpu", torch.float64).numpy()
-    return scores

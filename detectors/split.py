@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from detectors.capabilities import Capabilities
 
+FULL, PARTIAL = "full", "partial"
 CALIBRATION_SHARE = 0.3
 CALIBRATION_SIZE = 8192
 BEFORE_LEAST = 1000
@@ -62,3 +63,15 @@ def spread(
     if keep is not None:
         chosen |= keep[index]
     return index[chosen]
+
+
+def calibration_of(
+    partial: NDArray[np.bool_], scores: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Keep the scores of full and of partial windows apart, thinned."""
+    found = {}
+    for kind, which in ((FULL, ~partial), (PARTIAL, partial)):
+        found[kind] = scores[spread(np.flatnonzero(which), CALIBRATION_SIZE)]
+    if not len(found[FULL]):  # windows that are hardly ever full, such as sessions
+        found[FULL] = found[PARTIAL]
+    return found

@@ -111,12 +111,17 @@ class Route(_Strict, frozen=True, kw_only=True):
     """A detector for the windows of a stream.
 
     ``when`` limits the route to windows whose last record has one of the given values.
+
+    With ``update_every`` the model goes on learning: after so many windows that it has scored in a
+    partition, a new one is asked for that knows the newer windows too, by ``partial_fit`` where the
+    detector can learn more, by a new fit where it cannot.
     """
 
     detector: str
     name: str | None = None
     settings: dict[str, Any] = {}
     when: dict[str, list[str]] = {}
+    update_every: Annotated[int, Meta(ge=1000)] | None = None
 
     @property
     def label(self) -> str:

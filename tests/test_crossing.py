@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 
 from agents.tail import Tail
 from detectors.crossing import FOLDS, cross_scores
-from detectors.model import FULL, Model
-from detectors.split import CALIBRATION_SHARE
+from detectors.model import Model
+from detectors.split import CALIBRATION_SHARE, FULL
 from detectors.windows import Layout, WindowArrays
 
 STEPS = 8

@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 
 from agents.topics import pipeline_topics
-from detectors.model import FULL, PARTIAL, Model
+from detectors.model import Model
+from detectors.split import FULL, PARTIAL
 from schemas.messages import ScoredEvent
 from tests.chaos.cluster import Cluster
 from tests.chaos.code import fingerprint

@@ -20,7 +20,8 @@ from agents.bench.accuracy.sessions import Sessions
 from agents.metrics import detection_metrics
 from agents.records import Floats
 from agents.tail import Tail
-from detectors.model import FULL, Model
+from detectors.model import Model
+from detectors.split import FULL
 from tests.realdata.loading import Results, place
 from tests.realdata.loading import sessions as read_sessions
 

@@ -17,7 +17,7 @@ from tests.chaos.code import fingerprint
 from tests.chaos.mutated import mutated, unnoticed
 from tests.chaos.report import table
 from tests.chaos.run import Outcome, run
-from tests.chaos.schedule import Schedule, make
+from tests.chaos.schedule import Schedule, learning, make
 
 RUNS = 56
 
@@ -25,6 +25,7 @@ RUNS = 56
 @click.command()
 @click.option("--seed", type=int, help="Run this schedule only.")
 @click.option("--runs", default=RUNS, show_default=True, help="Run so many schedules, from 0.")
+@click.option("--learning/--no-learning", "taught", default=True, help="Run the learning ones too.")
 @click.option("--mutations/--no-mutations", default=True, help="Run the mutations too.")
 @click.option("--mutation", help="Run this mutation only.")
 @click.option("--again", is_flag=True, help="Run what has a result again.")
@@ -38,6 +39,7 @@ RUNS = 56
 def chaos(
     seed: int | None,
     runs: int,
+    taught: bool,
     mutations: bool,
     mutation: str | None,
     again: bool,
@@ -47,8 +49,9 @@ def chaos(
     schedules = [make(x) for x in (range(runs) if seed is None else [seed])]
     if mutation is not None:
         schedules = [x for x in mutated() if x.mutation == mutation]
-    elif mutations and seed is None:
-        schedules += mutated()
+    elif seed is None:
+        schedules += learning() if taught else []
+        schedules += mutated() if mutations else []
     results.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     outcomes = list(_outcomes(schedules, results, again))

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -47,8 +47,6 @@ class Stage:
 
     Attributes
     ----------
-    announced
-        Ids of the models that workers were told of, in order.
     spare
         Makes another model when one is needed.
     """
@@ -59,12 +57,9 @@ class Stage:
     feeder: Feeder
     progress: Progress
     spare: Callable[[], Model]
-    announced: list[str] = field(default_factory=list)
 
     def announce(self, artefact_id: str) -> None:
         """Tell the workers of a new champion."""
-        if artefact_id not in self.announced:
-            self.announced.append(artefact_id)
         event = ModelEvent(
             stream=STREAM,
             route=self.setting.route,
@@ -210,6 +205,14 @@ def _swapped(fault: Fault, stage: Stage, happened: Happened) -> None:
     stage.workers.all(lambda worker: worker.signal(signal.SIGKILL))
 
 
+def _trainer(fault: Fault, stage: Stage, happened: Happened) -> None:
+    """The trainer is killed; its successor answers what it left unanswered."""
+    if stage.workers.trainer is None:
+        happened.missed.append("no trainer to kill")
+    else:
+        stage.workers.trainer.signal(signal.SIGKILL)
+
+
 def _corrupt(fault: Fault, stage: Stage, happened: Happened) -> None:
     """A new model is announced whose file is damaged; it is mended and announced again."""
     model, registry = stage.spare(), stage.setting.registry
@@ -241,6 +244,7 @@ FAULTS: dict[str, Callable[[Fault, Stage, Happened], None]] = {
     "poison": _poison,
     "swap": _swap,
     "swapped": _swapped,
+    "trainer": _trainer,
     "corrupt": _corrupt,
 }
 

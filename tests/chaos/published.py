@@ -14,6 +14,7 @@ from schemas.messages import (
     DeadLetter,
     Incident,
     Message,
+    ModelEvent,
     RetrainRequest,
     ScoredEvent,
 )
@@ -25,13 +26,17 @@ M = TypeVar("M", bound=Message)
 
 @dataclass
 class Published:
-    """Messages of each kind, those of one key in the order of the log."""
+    """Messages of each kind, those of one key in the order of the log.
+
+    ``champions`` are the ids of the models that workers were told of, in order.
+    """
 
     scored: list[ScoredEvent] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
     incidents: list[Incident] = field(default_factory=list)
     accounts: list[Account] = field(default_factory=list)
     requests: list[RetrainRequest] = field(default_factory=list)
+    champions: list[str] = field(default_factory=list)
 
     def add(self, topics: Topics, output: Output) -> None:
         """Add a message that a pipeline wants published."""
@@ -58,12 +63,14 @@ def read_outputs(bootstrap: str, setting: Setting) -> Published:
         parts = _read(bootstrap, topic).values()
         return [messages.decode(value or b"", kind) for part in parts for value in part.values]
 
+    champions = [x.artefact_id for x in read(topics.models, ModelEvent) if x.stage == "champion"]
     return Published(
         read(topics.scored(STREAM), ScoredEvent),
         read(topics.dead_letters, DeadLetter),
         read(topics.alerts(STREAM), Incident),
         read(topics.accounts, Account),
         read(topics.retrain, RetrainRequest),
+        list(dict.fromkeys(champions)),
     )
 
 

@@ -23,7 +23,7 @@ from tests.chaos.faults import Happened, Stage, happen
 from tests.chaos.feed import Feeder
 from tests.chaos.law import Ranks, Verdict, judge
 from tests.chaos.progress import Progress
-from tests.chaos.published import read_inputs, read_outputs
+from tests.chaos.published import Published, read_inputs, read_outputs
 from tests.chaos.records import stream
 from tests.chaos.schedule import WORKERS, Schedule
 from tests.chaos.setting import STREAM, Setting, prepare, second_model
@@ -90,7 +90,8 @@ def _perform(
     if any(fault.kind in {"swap", "swapped", "corrupt"} for fault in schedule.faults):
         spare()  # fitting takes time that the records do not wait for
     first = setting.registry.champion(STREAM, setting.route)
-    workers = Workers(WORKERS, setting.file, folder, schedule.mutation)
+    taught = schedule.update_every is not None
+    workers = Workers(WORKERS, setting.file, folder, schedule.mutation, taught=taught)
     records = list(stream(schedule))
     feeder = Feeder(cluster.bootstrap, setting.topic, records, schedule.pace)
     with Progress(cluster.bootstrap, setting.group, setting.topic, feeder.counts) as progress:
@@ -108,9 +109,12 @@ def _perform(
         outcome.recoveries = [_recovery(x, progress) for x in happened]
     outcome.crashes = workers.crashes
     missed = [note for x in happened for note in x.missed]
+    seen = read_outputs(cluster.bootstrap, setting)
+    if taught and len(seen.champions) < 2:
+        missed.append(f"only {len(seen.champions)} models were taught")
     outcome.trouble = "; ".join(filter(None, [outcome.trouble, *missed]))
-    models = [x for x in (first, *stage.announced) if x is not None]
-    outcome.verdict = _judge(cluster, setting, models)
+    models = [x for x in (first, *seen.champions) if x is not None]
+    outcome.verdict = _judge(cluster, setting, models, seen)
 
 
 def _disturb(schedule: Schedule, stage: Stage) -> list[Happened]:
@@ -134,8 +138,7 @@ def _recovery(happened: Happened, progress: Progress) -> tuple[str, float | None
     return happened.kind, None if at is None else round(at - happened.began, 1)
 
 
-def _judge(cluster: Cluster, setting: Setting, model_ids: list[str]) -> Verdict:
-    seen = read_outputs(cluster.bootstrap, setting)
+def _judge(cluster: Cluster, setting: Setting, model_ids: list[str], seen: Published) -> Verdict:
     inputs = read_inputs(cluster.bootstrap, setting)
     registry = setting.registry
     models = [registry.load(STREAM, setting.route, x) for x in model_ids]

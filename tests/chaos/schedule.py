@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -42,6 +43,10 @@ WINDOWS: tuple[dict[str, Any], ...] = (
 )
 
 
+LEARNERS = ("loda", "hst", "online_iforest", "memstream")
+"""Detectors of the runs in which the model learns from the stream."""
+
+
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """One disturbance.
 
@@ -61,7 +66,8 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     """One run: the records, the pipeline, and the faults in their order.
 
     ``pace`` is in records a second; ``mutation`` names a deliberate mistake in the workers.
-    Without ``archive`` a checkpoint waits for no other file: a full disk fails it at once.
+    Without ``archive`` a checkpoint waits for no other file: a full disk fails it at once. With
+    ``update_every`` a trainer runs beside the workers.
     """
 
     name: str
@@ -79,6 +85,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[Fault, ...] = ()
     checkpoint_seconds: int = 10
     mutation: str = ""
+    update_every: int | None = None
 
     @property
     def breaks_brokers(self) -> bool:
@@ -111,6 +118,30 @@ def make(seed: int) -> Schedule:
         faults=tuple(_faults(kind, rng)),
         checkpoint_seconds=rng.choice((1, 3, 10)),
     )
+
+
+def learning() -> list[Schedule]:
+    """Return runs in which a trainer updates the model over and over, and it is killed as well."""
+    return [
+        Schedule(
+            name=f"learn-{detector}-{delivery}".replace("_", "-"),
+            seed=index,
+            kind="learn",
+            records=20_000,
+            pace=600,
+            window=WINDOWS[0],
+            detector=detector,
+            delivery=delivery,
+            faults=(
+                Fault(kind="kill", at=0.3, worker=index % WORKERS),
+                Fault(kind="trainer", at=0.45),
+                Fault(kind=("zombie", "restart")[index % 2], at=0.6, seconds=10.0),
+            ),
+            checkpoint_seconds=1,
+            update_every=1000,
+        )
+        for index, (detector, delivery) in enumerate(itertools.product(LEARNERS, DELIVERIES))
+    ]
 
 
 def _faults(kind: str, rng: random.Random) -> list[Fault]:

@@ -118,7 +118,7 @@ def _document(schedule: Schedule, name: str, bootstrap: str, storage: Path) -> d
         "fields": {"amount": "number", "country": "category"},
         "derive": ["gap"] if sliding and schedule.key != "none" else [],
         "window": schedule.window,
-        "detectors": [schedule.detector],
+        "detectors": [{"detector": schedule.detector, "update_every": schedule.update_every}],
         "alerts": {"budget_per_day": 40},
         "drift": {"settle": 200, "cooldown": "1h"},
         "archive": schedule.archive,

@@ -156,16 +156,23 @@ class Worker:
 
 
 class Workers:
-    """All workers of a run, stopped at the end of the block."""
+    """All workers of a run, and its trainer if it has one, stopped at the end of the block."""
 
-    def __init__(self, count: int, pipeline: Path, folder: Path, mutation: str = "") -> None:
+    def __init__(
+        self, count: int, pipeline: Path, folder: Path, mutation: str = "", *, taught: bool = False
+    ) -> None:
         program = ["tests.chaos.mutations", mutation] if mutation else ["agents"]
-        command = [sys.executable, "-m", *program, "run", str(pipeline), "--port", "0"]
-        self.each = [Worker(command, folder / f"worker-{i}.log") for i in range(count)]
+
+        def made(what: str, log: str) -> Worker:
+            command = [sys.executable, "-m", *program, what, str(pipeline), "--port", "0"]
+            return Worker(command, folder / f"{log}.log")
+
+        self.each = [made("run", f"worker-{i}") for i in range(count)]
+        self.trainer = made("train", "trainer") if taught else None
 
     def __enter__(self) -> Workers:
-        for worker in self.each:
-            worker.start()
+        for process in self._processes():
+            process.start()
         return self
 
     def __exit__(self, *details: object) -> None:
@@ -186,13 +193,18 @@ class Workers:
 
     def stop(self) -> None:
         """Stop them all at once, and wait."""
-        self.all(Worker.stop)
-        self.all(Worker.join)
+        for process in self._processes():
+            process.stop()
+        for process in self._processes():
+            process.join()
 
     @property
     def crashes(self) -> list[int]:
         """Exit codes of those that ended by themselves."""
-        return [code for worker in self.each for code in worker.crashes]
+        return [code for process in self._processes() for code in process.crashes]
+
+    def _processes(self) -> list[Worker]:
+        return self.each if self.trainer is None else [*self.each, self.trainer]
 
 
 def _die_with_parent() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.chaos.run import Outcome, run
 from tests.chaos.schedule import Schedule, learning, make
 
 RUNS = 56
+stopping = threading.Event()
 
 
 @click.command()
@@ -53,7 +55,7 @@ def chaos(
         schedules += learning() if taught else []
         schedules += mutated() if mutations else []
     results.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
+    signal.signal(signal.SIGTERM, _stop)
     outcomes = list(_outcomes(schedules, results, again))
     Console(width=150).print(table(outcomes))
     red = [x for x in outcomes if not x.green and not x.schedule.mutation]
@@ -63,6 +65,12 @@ def chaos(
     for outcome in missed:
         click.echo(f"not noticed: {outcome.schedule.mutation} {outcome.trouble}")
     sys.exit(1 if red or missed else 0)
+
+
+def _stop(*_: object) -> None:
+    """End what was started, and leave no result of it."""
+    stopping.set()
+    sys.exit(1)
 
 
 def _outcomes(schedules: list[Schedule], results: Path, again: bool) -> Iterable[Outcome]:
@@ -78,6 +86,8 @@ def _outcomes(schedules: list[Schedule], results: Path, again: bool) -> Iterable
             if cluster is None:
                 cluster = running.enter_context(Cluster())
             outcome = run(schedule, cluster, results)
+            if stopping.is_set():
+                sys.exit(1)  # a run that was cut short says nothing
             file.write_bytes(msgspec.json.format(msgspec.json.encode(outcome)))
             click.echo(_line(outcome))
             yield outcome

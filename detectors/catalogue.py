@@ -56,6 +56,7 @@ CATALOGUE: dict[str, str] = {
     "netwalk": "detectors.netwalk:NetWalk",
     "ocan": "detectors.ocan:Ocan",
     "ocgan": "detectors.ocgan:Ocgan",
+    "ocnn": "detectors.ocnn:OneClassNeuralNetwork",
     "online_iforest": "detectors.online_iforest:OnlineIsolationForest",
     "pca": "detectors.pca:PrincipalComponents",
     "poly": "detectors.poly:LocalPolynomial",

@@ -29,6 +29,7 @@ CATALOGUE: dict[str, str] = {
     "dagmm": "detectors.dagmm:Dagmm",
     "dec": "detectors.dec:DeepEmbeddedClustering",
     "deep_cluster": "detectors.deep_cluster:DeepClustering",
+    "deepoc": "detectors.deepoc:DeepOneClass",
     "denoise_ae": "detectors.denoise_ae:DenoisingAutoencoder",
     "devnet": "detectors.devnet:DevNet",
     "e3outlier": "detectors.e3outlier:E3Outlier",

@@ -14,8 +14,8 @@ def offset_of(values: Tensor, nu: float) -> Tensor:
 
     It is where the mean of ``max(0, rho - value) / nu - rho`` is least.
     """
-    at = min(len(values) - 1, int(nu * len(values)))
-    return values.sort(dim=0).values[at]
+    below = min(len(values) - 1, int(nu * len(values)))
+    return values.kthvalue(below + 1, dim=0).values
 
 
 def margin_loss(values: Tensor, nu: float) -> Tensor:

@@ -69,6 +69,12 @@ class RecordInput:
         """``E``."""
         return sum(self._widths)
 
+    @property
+    def surprisals(self) -> list[bool]:
+        """Which of the ``E`` columns say how rare a value is."""
+        widths = [table.shape[1] for table in self.tables]
+        return [False] * self.features + [width == 1 for width in widths for _ in range(width)]
+
     def __call__(self, data: WindowBatch) -> Tensor:
         """Return ``[B, T, E]`` float32, zero under the mask; without categories ``data.num``."""
         if not self.tables:

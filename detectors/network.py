@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,10 @@ class ExplainedNetwork(NetworkDetector):
     def _score_columns(self, columns: Tensor, mask: Tensor) -> Tensor:
         """Score ``[B, T, E]`` and ``mask [B, T]``, ``[B]``."""
 
+    def _shares(self, score: Callable[[Tensor], Tensor], start: Tensor, end: Tensor) -> Tensor:
+        """Attribution ``[B, T, E]``, at least 0, on the way from ``start`` to ``end``."""
+        return path_gradient(score, start, end)
+
     def _learn_usual(self, early: WindowBatch, late: WindowBatch) -> None:
         self._examples = self._input(spread_out(early)).clone()
 
@@ -108,7 +113,7 @@ class ExplainedNetwork(NetworkDetector):
         with torch.inference_mode(False):
             mask = data.mask.clone()  # gradients need tensors of their own
         start = nearest_example(columns, self._examples) * mask.unsqueeze(-1)
-        share = path_gradient(lambda point: self._score_columns(point, mask), start, columns)
+        share = self._shares(lambda point: self._score_columns(point, mask), start, columns)
         feature = self._input.attribute(share)
         return Scores(score, feature.sum(dim=-1), feature)
 

@@ -22,6 +22,10 @@ class RebuildingNet(nn.Module):
 
     head: WindowHead
 
+    def learn_usual(self, data: WindowBatch) -> None:
+        """Set what does not come from training by the windows of a fit."""
+        self.head.learn_novelty(data)
+
 
 class SequenceAutoencoder(Detector):
     """Learns to rebuild windows; scores the deviance of what it gets wrong, step by step.
@@ -35,7 +39,7 @@ class SequenceAutoencoder(Detector):
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._net = self._build()
-        self._net.head.learn_novelty(data)
+        self._net.learn_usual(data)
         self._deviance = self._learn(data, self.config, budget, self.seed)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
@@ -45,7 +49,7 @@ class SequenceAutoencoder(Detector):
     def _learn(self, data: WindowBatch, settings: Training, budget: Budget, seed: int) -> Deviance:
         run = Run(seed, budget, self.report)
         early, late = split(data)
-        reconstruct(Stage(self._net, settings, run), early, late)
+        self._train(Stage(self._net, settings, run), early, late)
         deviance = Deviance.fit(
             self._net,
             late,
@@ -55,6 +59,10 @@ class SequenceAutoencoder(Detector):
             by_position=False,
         )
         return deviance
+
+    def _train(self, stage: Stage, early: WindowBatch, late: WindowBatch) -> None:
+        """Train the network."""
+        reconstruct(stage, early, late)
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
         guess = self._net(data)

@@ -27,6 +27,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
         {"code": 3, "components": 3, "learning_rate": 1e-3, "batch": 256},
     ),
     "deep_cluster": (Budget(steps=300), {"batch": 64}),
+    "deepoc": (Budget(steps=80), {"batch": 64, "learning_rate": 3e-3}),
     "denoise_ae": (Budget(steps=400), {"code": 4, "batch": 64, "learning_rate": 5e-3}),
     "devnet": (Budget(steps=100), {}),
     "e3outlier": (Budget(steps=100), {"hidden": 16, "batch": 32}),

@@ -34,6 +34,7 @@ def test_columns_are_numbers_then_a_field_after_the_other() -> None:
     data = small("mixed")
     reader = RecordInput.fit(data)
     assert reader.columns == 3 + 8 + 1
+    assert reader.surprisals == [False] * 11 + [True]
     dense = reader(data)
     assert dense.shape == (len(data), 1, 12)
     assert dense.dtype == torch.float32
@@ -67,6 +68,7 @@ def test_rare_values_of_a_large_vocabulary_are_higher_and_new_ones_highest() -> 
     ids = [2] * 60 + [3] * 30 + [4] * 9 + [5]
     reader = RecordInput.fit(categories(ids, 100))
     assert reader.columns == 1
+    assert reader.surprisals == [True]
     surprisals = columns_of(reader, [2, 3, 4, 5, NEW], 100).flatten().tolist()
     assert surprisals == sorted(surprisals)
     assert len(set(surprisals)) == 5

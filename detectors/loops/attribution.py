@@ -33,8 +33,8 @@ def gradient_times_input(score: Callable[[Tensor], Tensor], inputs: Tensor) -> T
     return (gradient * inputs).abs()
 
 
-def path_gradient(score: Callable[[Tensor], Tensor], start: Tensor, end: Tensor) -> Tensor:
-    """How much each entry ``[B, ...]`` adds to the score on the straight way, where it adds any.
+def path_change(score: Callable[[Tensor], Tensor], start: Tensor, end: Tensor) -> Tensor:
+    """By how much each entry ``[B, ...]`` changes the score on the straight way.
 
     The mean gradient over the way, times its length in the entry. Nothing that ``score`` uses may
     be an inference tensor: make the inputs inside ``torch.inference_mode(False)``.
@@ -55,7 +55,15 @@ def path_gradient(score: Callable[[Tensor], Tensor], start: Tensor, end: Tensor)
         for i in range(SMOOTHING):
             point = (start + (i + 0.5) / SMOOTHING * gap).requires_grad_()
             total += torch.autograd.grad(score(point).sum(), point)[0]
-        return (gap * total / SMOOTHING).clamp(min=0.0)
+        return gap * total / SMOOTHING
+
+
+def path_gradient(score: Callable[[Tensor], Tensor], start: Tensor, end: Tensor) -> Tensor:
+    """How much each entry adds to the score on the straight way, where it adds any.
+
+    See :func:`path_change`.
+    """
+    return path_change(score, start, end).clamp(min=0.0)
 
 
 def spread_out(data: WindowBatch) -> WindowBatch:

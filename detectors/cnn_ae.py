@@ -13,8 +13,8 @@ from detectors.loops.pooling import Pool
 from detectors.loops.stage import Count, Positive, Share, Training
 from detectors.nets.conv import ConvAutoencoder
 from detectors.nets.embedding import SequenceInput
-from detectors.nets.heads import Guess, WindowHead
-from detectors.sequence_autoencoder import RebuildingNet, SequenceAutoencoder
+from detectors.nets.heads import Guess, RebuildingNet, WindowHead
+from detectors.sequence_autoencoder import SequenceAutoencoder
 
 
 class ConvAutoencoderNet(RebuildingNet):

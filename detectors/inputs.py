@@ -32,6 +32,10 @@ LEAST_NATS = 1.0
 """Surprisals are divided by their spread, but by no less than this: among equally frequent ids
 their spread is sampling noise, and dividing by it would make that noise look like a signal."""
 
+LEAST_SPAN = 1e-3
+"""Range in robust sigmas below which a column counts as constant; dividing by rounding errors would
+blow up whatever comes later."""
+
 
 class RecordInput:
     """Prepared windows ``num [B, T, F]``, ``cat [B, T, C]`` as one tensor ``[B, T, E]``.

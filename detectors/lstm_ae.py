@@ -7,10 +7,10 @@ from detectors.capabilities import Capabilities
 from detectors.loops.pooling import Pool
 from detectors.loops.stage import Count, Positive, Share, Training
 from detectors.nets.embedding import SequenceInput
-from detectors.nets.heads import Guess, WindowHead
+from detectors.nets.heads import Guess, RebuildingNet, WindowHead
 from detectors.nets.lstm import LstmDecoder, LstmEncoder
 from detectors.nets.recurrent import reverse_real
-from detectors.sequence_autoencoder import RebuildingNet, SequenceAutoencoder
+from detectors.sequence_autoencoder import SequenceAutoencoder
 
 
 class LstmAutoencoderNet(RebuildingNet):

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
+from detectors.inputs import LEAST_SPAN
 from detectors.loops.attribution import path_change
 from detectors.loops.batches import evaluate
 from detectors.loops.margin import margin_loss, offset_of
 from detectors.loops.reconstruction import copy_rows
 from detectors.loops.stage import Count, Positive, Run, Stage, Training
 from detectors.network import ExplainedNetwork
-from detectors.one_class import LEAST_SPAN
 
 LEAST_PULL = 0.1
 """Least weight, in each unit, of a column that was constant at fit: without any, what was never

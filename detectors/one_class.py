@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
-from detectors.inputs import RecordInput
+from detectors.inputs import LEAST_SPAN, RecordInput
 from detectors.loops.attribution import nearest_example, path_gradient, spread_out
 from detectors.loops.batches import evaluate, split
 from detectors.loops.one_class import initial_centre, squared_distance
@@ -25,10 +25,6 @@ from detectors.scores import Explain, Scores
 
 PRETRAIN_RATE = 1e-3
 """Learning rate of the autoencoder, which starts from nothing."""
-
-LEAST_SPAN = 1e-3
-"""Range in robust sigmas below which a column counts as constant; dividing by rounding errors would
-blow up whatever comes later."""
 
 NEW_REACH = 3.0
 """Length of the embedding of a new value, in typical lengths of the others."""

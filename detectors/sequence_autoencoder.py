@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
@@ -12,19 +12,9 @@ from detectors.loops.batches import split
 from detectors.loops.deviance import Deviance
 from detectors.loops.reconstruction import reconstruct
 from detectors.loops.stage import Run, Stage, Training, gentle
-from detectors.nets.heads import WindowHead
+from detectors.nets.heads import RebuildingNet
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores
-
-
-class RebuildingNet(nn.Module):
-    """A network from windows to :class:`detectors.nets.heads.Guess`, through its ``head``."""
-
-    head: WindowHead
-
-    def learn_usual(self, data: WindowBatch) -> None:
-        """Set what does not come from training by the windows of a fit."""
-        self.head.learn_novelty(data)
 
 
 class SequenceAutoencoder(Detector):

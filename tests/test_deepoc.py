@@ -14,9 +14,10 @@ from detectors.batch import NEW, WindowBatch
 from detectors.checks.sense import ranking
 from detectors.checks.sources import sample
 from detectors.checks.subject import small
-from detectors.deepoc import DeepOneClass, DeepOneClassNet
+from detectors.deepoc import DeepOneClass
 from detectors.nets.conv import code_mean
 from detectors.nets.heads import window_loss
+from detectors.nets.two_views import DeepOneClassNet
 from detectors.scores import Scores
 
 SMALL: dict[str, Any] = {"batch": 64, "learning_rate": 3e-3}

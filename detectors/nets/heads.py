@@ -95,6 +95,16 @@ def novelty(guess: Guess, data: WindowBatch) -> Tensor:
     return (data.cat == NEW) * guess.surcharge
 
 
+class RebuildingNet(nn.Module):
+    """A network from windows to :class:`Guess`, through its ``head``."""
+
+    head: WindowHead
+
+    def learn_usual(self, data: WindowBatch) -> None:
+        """Set what does not come from training by the windows of a fit."""
+        self.head.learn_novelty(data)
+
+
 def window_loss(guess: Guess, data: WindowBatch) -> Tensor:
     """Squared error of the numbers plus weighted cross-entropy of the categories, ``[B]``.
 

@@ -46,6 +46,7 @@ class _Open:
     min_p: float
     threshold: float
     top: list[Contribution] = field(default_factory=list)
+    told: int = 0
 
 
 class IncidentBook:
@@ -143,6 +144,7 @@ class IncidentBook:
         return messages
 
     def _message(self, found: _Open, state: Literal["open", "updated", "closed"]) -> Incident:
+        revision, found.told = found.told, found.told + 1
         count = "1 window" if found.events == 1 else f"{found.events} windows"
         keys = [key for key in found.keys if key]
         who = keys[0] if len(keys) == 1 else f"{len(keys)} keys at once" if keys else ""
@@ -161,6 +163,7 @@ class IncidentBook:
             min_p_value=found.min_p,
             top=found.top,
             summary=f"{self._stream} {who}".rstrip() + f": {sentence(found.top)}, {count}",
+            revision=revision,
         )
 
 

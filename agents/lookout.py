@@ -223,4 +223,5 @@ def _message(stream: str, told: _Told, state: Literal["open", "closed"], last: i
         min_p_value=1.0,
         top=[],
         summary=f"{stream}: nothing has come since {shown(told.since)}",
+        revision=int(state == "closed"),
     )

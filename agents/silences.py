@@ -27,6 +27,7 @@ class _Open:
     first: int
     last: int
     events: int
+    told: int = 0
 
 
 class Silences:
@@ -124,6 +125,7 @@ class Silences:
         return [self._message(self._open.pop(one.incident_id), "closed") for one in ended]
 
     def _message(self, found: _Open, state: Literal["open", "updated", "closed"]) -> Incident:
+        revision, found.told = found.told, found.told + 1
         keys = list(found.keys)
         who = keys[0] if len(keys) == 1 else f"{len(keys)} keys at once"
         return Incident(
@@ -138,6 +140,7 @@ class Silences:
             opened_at=found.opened_at,
             first_event=found.first,
             last_event=found.last,
+            revision=revision,
             events=found.events,
             min_p_value=1.0,
             top=[],

@@ -112,6 +112,9 @@ class Incident(Message, frozen=True, kw_only=True):
     published: it is no news, and should page nobody. What is ``closed`` is never stale. It depends
     on the clock, as ``processed_at`` does.
 
+    ``revision`` counts what was told of it, from 0. Where messages may be repeated, by a worker
+    that was frozen, say, and wakes up, the one with the highest revision is what holds.
+
     Of another ``kind`` are those of keys, or a whole stream, that have stopped sending. Their
     route is ``silence``; ``first_event`` is when the last record came, ``last_event`` when that was
     noticed or a record came again, and there is no p-value: it is given as 1.
@@ -133,6 +136,7 @@ class Incident(Message, frozen=True, kw_only=True):
     summary: str
     stale: bool = False
     kind: Literal["anomaly", "key_silence", "stream_silence"] = "anomaly"
+    revision: int = 0
 
 
 class RetrainRequest(Message, frozen=True, kw_only=True):

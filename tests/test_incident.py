@@ -62,9 +62,11 @@ def test_windows_of_one_key_make_one_incident() -> None:
     book = IncidentBook("s", "r", per_day=5.0, gap=60 * SECOND)
     placed = [add(book, "k", i * SECOND) for i in range(8)]
     assert len({place.incident_id for place in placed}) == 1
-    states = [message.state for place in placed for message in place.messages]
-    assert states == ["open", "updated", "updated", "updated"]
-    assert [message.state for message in book.finish()] == ["closed"]
+    told = [message for place in placed for message in place.messages]
+    assert [message.state for message in told] == ["open", "updated", "updated", "updated"]
+    [last] = book.finish()
+    assert last.state == "closed"
+    assert [message.revision for message in [*told, last]] == [0, 1, 2, 3, 4]
 
 
 def test_after_the_gap_a_key_opens_another_incident() -> None:

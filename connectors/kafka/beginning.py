@@ -38,12 +38,18 @@ class Beginning:
         Knows from where on it needs the records.
     health
         Where waits are reported.
+
+    Attributes
+    ----------
+    ends
+        The ends of the logs: nobody can have read further before.
     """
 
     def __init__(
         self, thread: ConsumerThread, solo: Solo, handler: Handler, health: Health
     ) -> None:
         self._thread, self._solo, self._handler, self._health = thread, solo, handler, health
+        self.ends: dict[Partition, int] = {}
         self._floor: dict[Partition, int] = {}  # the first offset that can be read
         self._fresh: set[Partition] = set()  # partitions that nobody had committed before
 
@@ -129,6 +135,7 @@ class Beginning:
                     end=end,
                 )
                 committed[partition] = first
+        self.ends = {x: end for x, (_, end) in bounds.items()}
         self._floor = {x: min(first, committed[x]) for x, (first, _) in bounds.items()}
         return committed
 

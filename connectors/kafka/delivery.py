@@ -21,7 +21,15 @@ class Lost(Exception):
 
 
 class Delivery(Protocol):
-    """Delivers the batches of one worker, one after the other; belongs to its event loop."""
+    """Delivers the batches of one worker, one after the other; belongs to its event loop.
+
+    Attributes
+    ----------
+    repeats
+        Whether more may have been published than is committed.
+    """
+
+    repeats: bool
 
     async def take_on(self, partitions: Collection[Partition]) -> None:
         """Get ready for partitions, and for no others, before their commits are read."""
@@ -54,6 +62,8 @@ class Delivery(Protocol):
 
 class AtLeastOnce:
     """Publishes; the commit follows later. Of partitions there is nothing to know."""
+
+    repeats = True
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher

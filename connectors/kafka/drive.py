@@ -20,11 +20,18 @@ from connectors.kafka.handler import Batch, Handler
 from connectors.kafka.inbox import Inbox
 from connectors.kafka.ledger import Ledger
 from connectors.kafka.solo import Solo
-from connectors.kafka.thread import Committed
+from connectors.kafka.thread import SESSION_MS, Committed
 
 __all__ = ["Commits", "Drive"]
 
 log = structlog.get_logger(__name__)
+
+# An event loop that was not run for so long has missed the group's session time-out, and others may
+# have our partitions: that of a process that was stopped and goes on, say.
+AWAY_SECONDS = SESSION_MS / 1000
+
+# How often the loop leaves a sign of life.
+PULSE_SECONDS = 0.5
 
 # Batches that are processed but not acknowledged: one keeps the broker busy, the next one is ready.
 UNACKNOWLEDGED = 2
@@ -39,6 +46,10 @@ class Commits(Protocol):
 
     def book(self, offsets: Mapping[Partition, int]) -> None:
         """Book commits that the broker has confirmed, and tell the handler."""
+        ...
+
+    def caught_up(self) -> bool:
+        """Tell whether all that predecessors may have published has been made again."""
         ...
 
     async def told(self) -> None:
@@ -105,6 +116,7 @@ class Drive:
         self._slots = asyncio.Semaphore(UNACKNOWLEDGED)
         self._last: asyncio.Task[None] | None = None
         self._idle_at = time.monotonic()
+        self._awake_at = time.monotonic()
         self._stopping = False
         # how many wait in `parked` for the drive to come to a halt
         self._halts = 0
@@ -122,6 +134,17 @@ class Drive:
 
     async def run(self) -> None:
         """Process until :meth:`stop`; raise what the handler or the publisher raised."""
+        pulse = asyncio.create_task(self._beat())
+        try:
+            await self._process()
+        finally:
+            pulse.cancel()
+        if self.failure is not None:
+            # What was processed before the failure may still be published and committed.
+            await self._acknowledged()
+            raise self.failure
+
+    async def _process(self) -> None:
         while not self._stopping and self.failure is None:
             await self._inbox.due(self._tick)
             async with self._turn:
@@ -130,10 +153,18 @@ class Drive:
                         await self._step()
                     except Exception as error:
                         self.fail(error)
-        if self.failure is not None:
-            # What was processed before the failure may still be published and committed.
-            await self._acknowledged()
-            raise self.failure
+
+    async def _beat(self) -> None:
+        while True:
+            self._look_at_clock()
+            await asyncio.sleep(PULSE_SECONDS)
+
+    def _look_at_clock(self) -> None:
+        """After too long an absence drop the assignment: what is under way is others' by now."""
+        now = time.monotonic()
+        away, self._awake_at = now - self._awake_at, now
+        if away >= AWAY_SECONDS and self.given and not self._stopping:
+            self._commits.lost(Lost(f"this worker was not run for {away:.0f} s"))
 
     def fail(self, error: BaseException) -> None:
         """End the drive with an error."""
@@ -182,7 +213,8 @@ class Drive:
             self._idle_at = time.monotonic()
         for fetch in fetches:
             self.given[fetch.partition] = int(fetch.offsets[-1]) + 1
-        if await self.solo.call(self._handler.wants_barrier):
+        # what was published before must not be published again by the rules that come with it
+        if self._commits.caught_up() and await self.solo.call(self._handler.wants_barrier):
             await self._barrier(epoch)
         if epoch != self.epoch:
             return
@@ -215,6 +247,7 @@ class Drive:
         try:
             if before is not None:
                 await asyncio.wait([before])
+            self._look_at_clock()
             if self.failure is None and epoch == self.epoch:
                 committed = await self._delivery.deliver(batch)
                 if epoch == self.epoch:

@@ -92,7 +92,11 @@ class Handler(ABC):
         return None
 
     def wants_barrier(self) -> bool:
-        """Tell whether something waits to be applied at a drained point; must be quick."""
+        """Tell whether something waits to be applied at a drained point; must be quick.
+
+        Not asked before all has been made again that a predecessor may have published and not
+        committed, so that what is repeated is repeated as it was.
+        """
         return False
 
     def barrier(self, positions: Mapping[Partition, int]) -> Batch:

@@ -78,6 +78,8 @@ class Membership:
         self._open: set[Partition] = set()
         self._sent: dict[Partition, int] = {}
         self._marks: dict[Partition, tuple[int, int]] = {}
+        # up to where a predecessor may have published what it has not committed
+        self._foreign: dict[Partition, int] = {}
         # whether the handler has been told of the partitions, and so must be told of their end
         self._told = False
         self._taking_on: asyncio.Task[None] | None = None
@@ -115,6 +117,19 @@ class Membership:
             if at_end and given.get(partition) == self._sent.get(partition):
                 found.add(partition)
         return found
+
+    def caught_up(self) -> bool:
+        """Tell whether all that predecessors may have published has been made again.
+
+        Not without partitions: what is kept of them stands for what is committed, as it was.
+        """
+        positions = self.ledger.positions()
+        for partition, end in list(self._foreign.items()):
+            read, _ = self._marks.get(partition, (0, 0))  # beyond what is no record, too
+            reached = read if not self.ledger.pending(partition) else 0
+            if max(reached, positions.get(partition, 0)) >= end:
+                del self._foreign[partition]
+        return bool(self._open) and not self._foreign
 
     # What the transport asks
 
@@ -288,6 +303,7 @@ class Membership:
         self._open.clear()
         self._sent.clear()
         self._marks.clear()
+        self._foreign.clear()
 
     def _stop_taking_on(self) -> None:
         for task in (self._taking_on, self._restarting):
@@ -303,6 +319,7 @@ class Membership:
             beginning = Beginning(self.thread, self.drive.solo, self._handler, self._health)
             committed = await beginning.commits(self._assigned, self._reset, self.memos, lost)
             self.delivery.begin(committed)
+            self._foreign = dict(beginning.ends) if self.delivery.repeats else {}
             self._told = True
             starts = await beginning.starts(committed, self._generation)
             await beginning.seek(starts, epoch)

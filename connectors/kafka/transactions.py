@@ -47,6 +47,8 @@ class Transactions:
     in a transaction too. Should its outcome never be heard of, they are published again.
     """
 
+    repeats = False
+
     def __init__(
         self,
         config: Kafka,

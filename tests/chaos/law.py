@@ -150,14 +150,13 @@ def _accounts(verdict: Verdict, expected: Sequence[Account], seen: Sequence[Acco
 
 
 def _incidents(verdict: Verdict, expected: Sequence[Incident], seen: Sequence[Incident]) -> None:
-    """Compare the final state of each incident; ``stale`` follows from the clock."""
-    wanted = {incident.incident_id: incident for incident in expected}
-    last = {incident.incident_id: incident for incident in seen}
+    """Compare the last revision of each incident; ``stale`` follows from the clock."""
+    wanted, last = _last_revisions(expected), _last_revisions(seen)
     _ids(verdict, "incident", wanted, last)
     for name in wanted.keys() & last.keys():
         a, b = wanted[name], last[name]
         exact = ["state", "severity", "stream", "route", "keys", "key_count", "opened_at"]
-        exact += ["first_event", "last_event", "events"]
+        exact += ["first_event", "last_event", "events", "revision"]
         differ = [x for x in exact if getattr(a, x) != getattr(b, x)]
         if not abs(a.min_p_value - b.min_p_value) <= SCORE_TOLERANCE:
             differ.append("min_p_value")
@@ -165,6 +164,11 @@ def _incidents(verdict: Verdict, expected: Sequence[Incident], seen: Sequence[In
             differ.append("top")
         if differ:
             _add(verdict, "incident differs", name, _told(a, b, differ))
+
+
+def _last_revisions(incidents: Sequence[Incident]) -> dict[str, Incident]:
+    ordered = sorted(incidents, key=lambda incident: incident.revision)
+    return {incident.incident_id: incident for incident in ordered}
 
 
 def _requests(

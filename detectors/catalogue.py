@@ -67,6 +67,7 @@ CATALOGUE: dict[str, str] = {
     "randnet": "detectors.randnet:RandNet",
     "rcf": "detectors.rcf:RandomCutForest",
     "rda": "detectors.rda:RobustAutoencoder",
+    "rdp": "detectors.rdp:RandomDistancePrediction",
     "replicator": "detectors.replicator:Replicator",
     "sad": "detectors.sad:DeepSad",
     "sdor": "detectors.sdor:OrdinalRegression",

@@ -98,9 +98,7 @@ class InternalContrast(ExplainedNetwork):
         return self._score_columns(self._input(data), data.mask)
 
     def _score_columns(self, columns: Tensor, mask: Tensor) -> Tensor:
-        missing = self._fitted().steps - columns.shape[1]
-        rows = nn.functional.pad(columns, (0, 0, 0, missing)).flatten(1)
-        losses: Tensor = self._net(rows).mean(dim=(0, 2))
+        losses: Tensor = self._net(self._flat(columns)).mean(dim=(0, 2))
         return losses
 
 

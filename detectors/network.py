@@ -102,6 +102,11 @@ class ExplainedNetwork(NetworkDetector):
         """Attribution ``[B, T, E]``, at least 0, on the way from ``start`` to ``end``."""
         return path_gradient(score, start, end)
 
+    def _flat(self, columns: Tensor) -> Tensor:
+        """Columns ``[B, T, E]`` as rows ``[B, D]``, padded to the steps of the fit."""
+        missing = self._fitted().steps - columns.shape[1]
+        return nn.functional.pad(columns, (0, 0, 0, missing)).flatten(1)
+
     def _learn_usual(self, early: WindowBatch, late: WindowBatch) -> None:
         self._examples = self._input(spread_out(early)).clone()
 
@@ -110,6 +115,10 @@ class ExplainedNetwork(NetworkDetector):
         score = self._score_columns(columns, data.mask)
         if explain == "none":
             return Scores(score)
+        return self._explained(data, columns, score)
+
+    def _explained(self, data: WindowBatch, columns: Tensor, score: Tensor) -> Scores:
+        """Add to scores ``[B]`` what each step and field adds to them."""
         with torch.inference_mode(False):
             mask = data.mask.clone()  # gradients need tensors of their own
         start = nearest_example(columns, self._examples) * mask.unsqueeze(-1)

@@ -53,8 +53,8 @@ class RewardInference(Detector):
 
     Shapes
     ------
-    Windows ``[B, T, 1]`` of one category field and any ``T``; about ``H (k E + H + heads V)``
-    multiply-adds a step for ``V`` ids with embeddings of width ``E``. Nothing is drawn for a score.
+    Windows ``[B, T, 1]`` of one category field and any ``T``; about ``H (k E + H + heads)``
+    multiply-adds a step with embeddings of width ``E``. Nothing is drawn for a score.
 
     Notes
     -----
@@ -168,6 +168,8 @@ class RewardInference(Detector):
     ) -> Iterator[Contest]:
         config = self.config
         for batch in minibatches(data, settings, generator):
+            if len(batch) < min(settings.batch, len(data)):
+                continue  # the rest of an epoch is too little to estimate Z by
             observed = cut(behaviour(batch, config.context), config.segment, generator)
             head = int(torch.randint(config.heads, (), generator=generator))
             yield Contest(observed, make_up(observed, self._policy, generator), head)

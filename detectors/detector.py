@@ -156,7 +156,8 @@ class Detector(ABC):
         DataError
             If there are no windows, or of a kind that the detector does not take.
         LabelsError
-            If labels are needed and fewer than ``caps.min_labels`` anomalies are given.
+            If labels are needed and fewer than ``caps.min_labels`` anomalies are given, or nothing
+            else.
         """
         began = time.perf_counter()
         batch = as_batch(windows)
@@ -414,6 +415,12 @@ class Detector(ABC):
             msg = (
                 f"{caps.name}: learns from labelled anomalies and needs at least {least}, "
                 f"got {anomalies}; label some, or use a detector without labels"
+            )
+            raise LabelsError(msg)
+        if least and anomalies == len(batch):
+            msg = (
+                f"{caps.name}: every window is a labelled anomaly; add windows that are not, or "
+                "nothing can be told apart"
             )
             raise LabelsError(msg)
         return torch.from_numpy(array.astype(np.int8)).to(self.device)

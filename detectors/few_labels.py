@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
+from detectors.device import beside
 from detectors.inputs import RecordInput
 from detectors.loops.attribution import gradient_times_input
 from detectors.loops.stage import Run, Stage, Training, gentle
@@ -73,13 +74,12 @@ class FewLabels(Detector):
             anomalous = labels == 1
         anomalies = torch.cat([self._anomalies, rows[anomalous]])
         others = torch.cat([self._others, rows[~anomalous]])
-        if len(anomalies) and len(others):
-            stage = Stage(self._net, settings, run, groups=self._groups())
-            self._teach(stage, others, anomalies)
+        stage = Stage(self._net, settings, run, groups=self._groups())
+        self._teach(stage, others, anomalies)
         self._anomalies = anomalies[-KEPT_ANOMALIES:]
         generator = torch.Generator().manual_seed(run.seed)
         kept = torch.randperm(len(others), generator=generator)[:KEPT_OTHERS]
-        self._others = others[kept.sort().values.to(others.device)]
+        self._others = others[beside(kept.sort().values, others)]
         self._derive()
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:

@@ -151,14 +151,13 @@ class MultipleInstanceRanking(Detector):
 
     def _learn(self, given: LabelStore, settings: Training, run: Run) -> None:
         bags = Bags(given.windows[given.marks == 1], given.windows[given.marks != 1])
-        if len(bags.positive) and len(bags.negative):
-            half = settings.batch // 2
+        half = settings.batch // 2
 
-            def draw(generator: torch.Generator) -> Iterator[Bags]:
-                for _ in range(settings.steps_per_epoch):
-                    yield Bags(*(_some(part, half, generator) for part in bags))
+        def draw(generator: torch.Generator) -> Iterator[Bags]:
+            for _ in range(settings.steps_per_epoch):
+                yield Bags(*(_some(part, half, generator) for part in bags))
 
-            train(Stage(self._net, settings, run), draw, self._loss)
+        train(Stage(self._net, settings, run), draw, self._loss)
         self._kept = given.bounded(run.seed)
 
     def _loss(self, bags: Bags) -> Tensor:

@@ -62,7 +62,7 @@ class FewLabels(Detector):
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         # the full learning rate: a tenth of it would not let a new label be seen to work
         settings = gentle(self.config, rate=1.0)
-        self._learn(data, labels, settings, Run(self.seed + 1, budget, self.report))
+        self._learn(data, labels, settings, Run(self.seed + 1, budget, self.report, trained=True))
 
     def _learn(
         self, data: WindowBatch, labels: Tensor | None, settings: Training, run: Run

@@ -30,6 +30,10 @@ class NetworkDetector(Detector):
     def _network(self) -> nn.Module:
         """Return a new network; ``self._input`` is fitted."""
 
+    def _new_input(self, data: WindowBatch) -> RecordInput:
+        """Choose how windows become columns."""
+        return RecordInput.fit(data)
+
     @abstractmethod
     def _loss(self, data: WindowBatch) -> Tensor:
         """Training loss ``[B]``; chance comes from ``self._chance``."""
@@ -48,7 +52,7 @@ class NetworkDetector(Detector):
         """Learn it from an update."""
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self._input = RecordInput.fit(data)
+        self._input = self._new_input(data)
         self._net = self._network().to(self.device)
         early, late = split(data)
         run = Run(self.seed, budget, self.report)

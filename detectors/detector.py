@@ -249,14 +249,15 @@ class Detector(ABC):
         )
 
     def _empty(self, batch: WindowBatch, explain: Explain) -> Scores:
-        full = explain == "full"
+        nothing, caps = torch.zeros(0, batch.steps, device=self.device), self.caps
+        if explain == "none":
+            return Scores(nothing.sum(dim=1))
+        fields = nothing.unsqueeze(2).expand(0, batch.steps, batch.features + batch.fields)
         return Scores(
-            torch.zeros(0),
-            torch.zeros(0, batch.steps) if full and self.caps.per_step else None,
-            torch.zeros(0, batch.steps, batch.features + batch.fields)
-            if full and self.caps.per_feature
-            else None,
-            torch.zeros_like(batch.num) if full and self.caps.gives_expected else None,
+            nothing.sum(dim=1),
+            nothing if caps.per_step else None,
+            fields if caps.per_feature else None,
+            fields[:, :, : batch.features] if caps.gives_expected else None,
         )
 
     # -- files ------------------------------------------------------------------------------

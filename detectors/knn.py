@@ -11,6 +11,7 @@ from torch import Tensor
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
+from detectors.device import beside
 from detectors.inputs import RecordInput
 from detectors.loops.reservoir import absorb, slots_of_sample
 from detectors.scores import Explain, Scores
@@ -88,7 +89,7 @@ class NearestNeighbours(Detector):
         self._seen = len(data)
         self._oldest = 0
         chosen = torch.randperm(len(data))[: self.config.memory].sort().values
-        sample = data[chosen.to(data.mask.device)]
+        sample = data[beside(chosen, data.mask)]
         self._memory = self._input.flatten(sample, data.steps)
         self._lengths = sample.lengths
         self._steps = data.steps

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import UNLABELLED, Budget, Detector
+from detectors.device import beside
 from detectors.iforest import IsolationForest
 from detectors.inputs import RecordInput
 from detectors.loops.attribution import gradient_times_input
@@ -201,7 +202,7 @@ class OrdinalRegression(Detector):
     def _remember(self, rows: Tensor, marks: Tensor, run: Run) -> None:
         """Keep labelled windows, and a sample of the others in what room is left."""
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(run.seed))
-        order = order.to(rows.device)
+        order = beside(order, rows)
         labelled_first = (marks[order] == UNLABELLED).byte().argsort(stable=True)
         kept = order[labelled_first][:KEPT].sort().values
         self._memory, self._marks = rows[kept], marks[kept]

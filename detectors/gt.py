@@ -91,10 +91,14 @@ class GeometricTransformations(TransformationClassifier):
         """``[n, n]``: parameters of the answers for each version, where they are needed."""
         if self.config.form != "dirichlet":
             return torch.zeros(0)
-        answers = evaluate(
-            lambda part: self._log_answers(self._input(part), part.mask), data, self.config.batch
-        )
-        return fit_dirichlet(answers.clamp(min=LEAST_LOG)).float()
+
+        def sums(part: WindowBatch) -> Tensor:
+            answers = self._log_answers(self._input(part), part.mask)
+            logs = answers.clamp(min=LEAST_LOG).double()
+            return torch.stack([logs.exp().sum(dim=0), logs.sum(dim=0)]).unsqueeze(0)
+
+        means = evaluate(sums, data, self.config.batch).sum(dim=0) / len(data)
+        return fit_dirichlet(*means).float()
 
     def _score_columns(self, columns: Tensor, mask: Tensor) -> Tensor:
         answers = self._log_answers(columns, mask)

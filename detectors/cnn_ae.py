@@ -49,7 +49,7 @@ class CnnAutoencoder(SequenceAutoencoder):
 
     Shapes
     ------
-    Windows ``[B, T, F + C]`` of any ``T``; about ``5 T (F W + 3 W^2)`` multiply-adds a window for
+    Windows ``[B, T, F + C]`` of any ``T``; about ``2.5 T (F W + 3 W^2)`` multiply-adds a window for
     ``W = width``, in parallel over the steps.
 
     Notes

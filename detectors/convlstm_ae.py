@@ -42,8 +42,9 @@ class ConvLstmAutoencoder(NetworkDetector):
 
     From the papers: ConvLSTM, maps, error of the last one. Adaptations: one level of recurrence, no
     attention; scales are cut to the steps of the fit, and at the beginning of a window means are
-    over the steps that are there; entries are weighed; the share of a feature is that of its row,
-    spread evenly over the steps; categories become columns.
+    over the steps that are there; entries are weighed, and their errors averaged instead of counted
+    beyond a quantile; the share of a feature is that of its row, spread evenly over the steps;
+    categories become columns.
 
     References
     ----------

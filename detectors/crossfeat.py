@@ -56,7 +56,8 @@ class CrossFeature(Detector):
     nothing else. Drop duplicates where that is not wanted.
 
     Adaptations: one network with hidden fields instead of a model for each; new values, of which
-    training shows one percent, pay a surcharge.
+    training shows one percent, pay a surcharge. Voting, the count of fields outside a quantile, is
+    not offered.
 
     References
     ----------

@@ -78,7 +78,8 @@ class MultipleInstanceRanking(Detector):
     those that are remembered.
 
     Adaptations: convolutions over the steps before an instance take the place of a network that was
-    trained on videos; each labelled bag is compared with all others of its mini-batch.
+    trained on videos; each labelled bag is compared with all others of its mini-batch; Adam in
+    place of Adagrad, and a hundredth of the weight decay.
 
     References
     ----------

@@ -85,9 +85,9 @@ class Transfer(Detector):
     ``EXAMPLES`` windows of the fit.
 
     Adaptations: the network of the paper was trained on images of other kinds and its head is a
-    one-class machine; here the stream itself is what is learned from first. The covariance has a
-    ridge, the embedding of a new value is ``NEW_REACH`` times as long as the others. The encoder is
-    never fine-tuned.
+    one-class SVM, which is not offered; here the stream itself is what is learned from first. The
+    covariance has a ridge, the embedding of a new value is ``NEW_REACH`` times as long as the
+    others. The encoder is never fine-tuned.
 
     References
     ----------

@@ -112,7 +112,6 @@ def test_only_the_shared_framework_has_one_code() -> None:
     assert codes["shared"].shape == (1, 48, 8)
 
 
-@torch.no_grad()
 def test_the_loss_by_hand() -> None:
     """Errors of all members add up against one penalty; the sum is divided by their number."""
     data = small("series", windows=20)

@@ -33,7 +33,8 @@ class ConvLstmAutoencoder(NetworkDetector):
     Shapes
     ------
     Windows ``[B, T, F + C]`` of any ``T``, as up to 64 columns ``E`` a step; about
-    ``maps E² (S T + 5 width² + 3 code²)`` multiply-adds a window for ``S`` scales.
+    ``maps E² (S T + 2 S width + width² + 2 code (2 width + code))`` multiply-adds a window for
+    ``S`` scales: more than ten million, and so medium, beyond some 40 columns.
 
     Notes
     -----
@@ -82,7 +83,7 @@ class ConvLstmAutoencoder(NetworkDetector):
         kinds=("series",),
         partial_fit="full",
         per_feature=True,
-        cost="medium",
+        cost="small",
         loop="reconstruction",
         sources=("WAVES",),
     )

@@ -37,8 +37,9 @@ class GeometricTransformations(TransformationClassifier):
 
     Notes
     -----
-    Trained for long, the network becomes sure of anomalies too: epochs are few. What the maps leave
-    alone, it cannot see: that a record stands between clusters, for instance.
+    Trained for long, the network becomes sure of anomalies too: training stops soon after it is
+    sure of held-out windows. What the maps leave alone, it cannot see: that a record stands between
+    clusters, for instance.
 
     From the paper: cross-entropy over transformed versions, ``simple`` and ``dirichlet`` scores.
     Adaptations: windows are reversed, cut and put together in another order, and exchange halves of

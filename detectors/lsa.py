@@ -51,8 +51,8 @@ class LatentAutoregression(DenseDetector):
     Shapes
     ------
     Records ``[B, 1, F + C]`` or windows ``[B, T, F + C]`` with ``T`` up to that of the fit,
-    flattened to ``D`` columns; about ``128 D + K² width (width layers + bins)`` multiply-adds a
-    window for a code of ``K`` coordinates.
+    flattened to ``D`` columns; about ``128 D + K² width (width (layers - 2) + bins)`` multiply-adds
+    a window for a code of ``K`` coordinates.
 
     Notes
     -----

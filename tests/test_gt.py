@@ -15,6 +15,7 @@ from detectors.checks.subject import small
 from detectors.gt import LEAST_LOG, GeometricTransformations
 from detectors.loops.dirichlet import fit_dirichlet
 from detectors.nets.transforms import RecordClassifier, TimeTransforms
+from detectors.transformed import SURE
 
 
 def learned(form: str = "log") -> GeometricTransformations:
@@ -111,6 +112,15 @@ def test_all_forms_of_the_score_agree_on_the_order_and_find_anomalies(form: str)
     scores, simple = learned(form).score(both).score, learned("simple").score(both).score
     assert float(np.corrcoef(ranks(scores), ranks(simple))[0, 1]) > 0.6
     assert ranking(scores[:500], scores[500:]) > 0.65
+
+
+def test_training_ends_soon_after_the_answers_are_sure() -> None:
+    data = small("record", windows=400)
+    detector = GeometricTransformations(maps=2, batch=32, epochs=200, learning_rate=1e-2).fit(data)
+    assert detector.report.stopped == "early stop"
+    assert len(detector.report.losses) < 60
+    late = detector._prepare(data[360:])
+    assert float(detector._held_out_loss(late).mean()) == pytest.approx(SURE, rel=0.1)
 
 
 def test_known_dirichlet_distributions_are_recovered() -> None:

@@ -127,10 +127,11 @@ class RecurrentEnsemble(DenseDetector):
         steps, mask = self._sequences(rows, real)
         codes = self._net.encode(steps, mask)
         copies = self._net.decode(codes, mask).flatten(2)
-        loss = squared_error(copies, rows, real).sum(dim=0)
+        loss = squared_error(copies, rows, real).mean(dim=0)
         if self.config.framework == "shared":
-            loss = loss + self.config.sparsity * codes[0].abs().sum(dim=1)
-        return loss / self.config.members
+            weight: float = self.config.sparsity / self.config.members
+            loss = loss + weight * codes[0].abs().sum(dim=1)
+        return loss
 
     def _held_out_loss(self, rows: Tensor, real: Tensor) -> Tensor:
         return squared_error(self._copies(rows, real), rows, real).mean(dim=0)

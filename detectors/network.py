@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
-from detectors.loops.attribution import nearest_example, path_gradient, spread_out
+from detectors.loops.attribution import from_nearest, spread_out
 from detectors.loops.batches import held_out_loss, split
 from detectors.loops.reconstruction import minimise
 from detectors.loops.stage import Run, Stage, Training, gentle
@@ -109,10 +109,7 @@ class ExplainedNetwork(NetworkDetector):
         score = self._score_columns(columns, data.mask)
         if explain == "none":
             return Scores(score)
-        with torch.inference_mode(False):
-            mask = data.mask.clone()  # gradients need tensors of their own
-        start = nearest_example(columns, self._examples) * mask.unsqueeze(-1)
-        share = path_gradient(lambda point: self._score_columns(point, mask), start, columns)
+        share = from_nearest(self._score_columns, columns, data.mask, self._examples)
         feature = self._input.attribute(share)
         return Scores(score, feature.sum(dim=-1), feature)
 

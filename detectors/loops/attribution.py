@@ -58,6 +58,24 @@ def path_gradient(score: Callable[[Tensor], Tensor], start: Tensor, end: Tensor)
         return (gap * total / SMOOTHING).clamp(min=0.0)
 
 
+def from_nearest(
+    score: Callable[[Tensor, Tensor], Tensor], columns: Tensor, mask: Tensor, examples: Tensor
+) -> Tensor:
+    """How much each entry ``[B, T, E]`` adds to a score on the way from the nearest example.
+
+    Parameters
+    ----------
+    score
+        Columns ``[B, T, E]`` and ``mask [B, T]`` to ``[B]``.
+    examples
+        ``[M, T', E]``, usual windows.
+    """
+    with torch.inference_mode(False):
+        mask = mask.clone()  # gradients need tensors of their own
+    start = nearest_example(columns, examples) * mask.unsqueeze(-1)
+    return path_gradient(lambda point: score(point, mask), start, columns)
+
+
 def spread_out(data: WindowBatch) -> WindowBatch:
     """``EXAMPLES`` windows at equal distances; all of them if they are fewer."""
     return data[:: max(1, len(data) // EXAMPLES)][:EXAMPLES]

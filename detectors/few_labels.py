@@ -83,13 +83,12 @@ class FewLabels(Detector):
         self._derive()
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        steps = self._fitted().steps
-        rows = self._input.flatten(data, steps)
+        rows = self._input.flatten(data, self._fitted().steps)
         score = self._tau(rows)
         if explain == "none":
             return Scores(score)
-        share = gradient_times_input(self._tau, rows).view(len(rows), steps, -1)[:, : data.steps]
-        fields = self._input.attribute(share)
+        share = gradient_times_input(self._tau, rows)
+        fields = self._input.attribute(self._input.unflatten(share, data))
         return Scores(score, fields.sum(dim=-1), fields)
 
     def _width(self) -> int:

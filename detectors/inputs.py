@@ -105,6 +105,10 @@ class RecordInput:
             dense = torch.nn.functional.pad(dense, (0, 0, 0, steps - data.steps))
         return dense.reshape(len(data), steps * self.columns)
 
+    def unflatten(self, rows: Tensor, data: WindowBatch) -> Tensor:
+        """Take rows ``[B, steps * E]`` apart again, into the ``[B, T, E]`` of ``data``."""
+        return rows.view(len(data), -1, self.columns)[:, : data.steps]
+
     def real(self, data: WindowBatch, steps: int) -> Tensor:
         """Return ``[B, steps * E]``: which entries of :meth:`flatten` are no padding."""
         mask = torch.nn.functional.pad(data.mask, (0, steps - data.steps))
@@ -126,7 +130,7 @@ class RecordInput:
 
         Negative shares of a field count as none; what stands under the mask gets none.
         """
-        share = share.view(len(data), -1, self.columns)[:, : data.steps]
+        share = self.unflatten(share, data)
         feature = self.attribute(share.masked_fill(~data.mask.unsqueeze(-1), 0.0)).clamp(min=0)
         total = feature.sum(dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
         feature = feature / total[:, None, None] * score[:, None, None]

@@ -219,8 +219,7 @@ class OrdinalRegression(Detector):
         if explain == "none":
             return Scores(score)
         share = gradient_times_input(self._net, rows)
-        fields = self._input.attribute(share.view(len(rows), self._fitted().steps, -1))
-        fields = fields[:, : data.steps]
+        fields = self._input.attribute(self._input.unflatten(share, data))
         return Scores(score, fields.sum(dim=-1), fields)
 
     # -- files ------------------------------------------------------------------------------

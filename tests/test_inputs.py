@@ -156,3 +156,10 @@ def test_codes_tell_the_values_of_a_large_vocabulary_apart() -> None:
     assert float(new.norm()) == pytest.approx(NEW_FLIP)
     few = RecordInput.fit(categories([2, 3], 9), codes=True)
     assert torch.equal(few.tables[0], RecordInput.fit(categories([2, 3], 9)).tables[0])
+
+
+def test_rows_come_apart_again() -> None:
+    data = small("mixed", windows=9)
+    reader = RecordInput.fit(data)
+    rows = reader.flatten(data, 3)
+    assert torch.equal(reader.unflatten(rows, data), reader(data))

@@ -121,7 +121,7 @@ class Alocc(AdversarialDetector):
     # -- learning ---------------------------------------------------------------------------
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        run = Run(self.seed + 1, budget, self.report)
+        run = Run(self.seed + 1, budget, self.report, trained=True)
         stage = replace(self._stage(run), settings=gentle(self.config))
         self._compete(stage, self._players()[:1], *split(data))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 import torch
@@ -108,6 +108,16 @@ class WindowBatch:
             torch.cat([getattr(part, name) for part in parts]) for name in ("num", "cat", "mask")
         )
         return replace(parts[0], num=num, cat=cat, mask=mask)
+
+    def state(self, prefix: str) -> dict[str, Tensor]:
+        """All tensors, under names that start with ``prefix``: for detectors that keep windows."""
+        return {f"{prefix}{name}": getattr(self, name) for name in ("num", "cat", "mask")}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor], prefix: str, vocab: tuple[int, ...]) -> Self:
+        """Rebuild what :meth:`state` described; ``KeyError`` if a part is missing."""
+        num, cat, mask = (state[f"{prefix}{name}"] for name in ("num", "cat", "mask"))
+        return cls(num, cat, mask, vocab)
 
     def chunks(self, size: int) -> Iterator[WindowBatch]:
         """Cut into batches of at most ``size`` windows, in order."""

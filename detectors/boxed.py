@@ -75,7 +75,7 @@ class BoxedInput:
         found = replace(self.inner.explained(data, score.clamp(min=0), share), score=score)
         if copies is None:
             return found
-        steps = copies.view(len(data), self.steps, -1)[:, : data.steps] * self.half + self.centre
+        steps = self.inner.unflatten(copies, data) * self.half + self.centre
         return replace(found, expected=steps[:, :, : data.features])
 
     def state(self, prefix: str) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from detectors.capabilities import Capabilities
 from detectors.catalogue import CATALOGUE, detector_class
 from detectors.detector import Budget, Detector, Shape
 from detectors.loops.batches import split
+from detectors.loops.stage import Training
 from detectors.scores import Explain, Scores
 from detectors.tail import Tail
 from schemas.errors import DataError
@@ -23,6 +24,9 @@ COMPANY = ("knn", "pca", "iforest", "count_vector", "ffp")
 
 EXACT = 25.0
 """Nats up to which the tangent is computed; beyond, it is ``1 / (p pi)`` and lost in rounding."""
+
+HELD = 2048
+"""Held-out windows kept, the latest ones: those of one update are too few to tell a tail by."""
 
 FAR = 1e7
 """Statistic beyond which ``p`` is ``1 / (statistic pi)``."""
@@ -48,6 +52,8 @@ class CauchyCombination(Detector):
     Adaptations: p-values are cut at ``LARGEST_P``; those in the tail of the held-out scores come
     from a generalised Pareto distribution, so that strong anomalies stay in order.
     Explanations are those of the members, each to the share of its own surprise ``-log p_i``.
+    ``partial_fit`` updates the members that can be, and takes p-values anew from the latest
+    ``HELD`` held-out windows, which are kept.
 
     References
     ----------
@@ -97,22 +103,31 @@ class CauchyCombination(Detector):
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         early, late = split(data)
         self._members = self._enlist(self._fitted())
-        share = _share_of(budget, len(self._members))
+        share = self._share_of(budget)
         for member in self._members.values():
             member.fit(early, budget=share)
-        self._calibrate(late)
+        self._calibrate(late.padded(self._fitted().steps))
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         early, late = split(data)
-        share = _share_of(budget, len(self._members))
+        share = self._share_of(budget)
         for member in self._members.values():
             if member.caps.partial_fit != "none":
                 member.partial_fit(early, budget=share)
-        self._calibrate(late)
+        late = late.padded(self._fitted().steps)
+        self._calibrate(WindowBatch.concatenate([self._held, late]))
+
+    def _share_of(self, budget: Budget) -> Budget:
+        """Part of a budget that a member gets: steps are for those that are trained."""
+        trained = sum(isinstance(member.config, Training) for member in self._members.values())
+        seconds = None if budget.seconds is None else budget.seconds / len(self._members)
+        steps = None if budget.steps is None else budget.steps // max(1, trained)
+        return Budget(seconds, steps)
 
     def _calibrate(self, held_out: WindowBatch) -> None:
+        self._held = held_out[-HELD:]
         self._tails = {
-            name: Tail.fit(member.score(held_out).score) for name, member in self._members.items()
+            name: Tail.fit(member.score(self._held).score) for name, member in self._members.items()
         }
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
@@ -133,7 +148,7 @@ class CauchyCombination(Detector):
         return Scores(score, feature.sum(dim=2), feature)
 
     def _state(self) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = {}
+        state = self._held.state("held.")
         for name, member in self._members.items():
             state |= {f"{name}.{part}": tensor for part, tensor in member.tensors().items()}
             state |= self._tails[name].state(f"{name}.tail.")
@@ -141,6 +156,7 @@ class CauchyCombination(Detector):
 
     def _restore(self, state: dict[str, Tensor]) -> None:
         shape = self._fitted()
+        self._held = WindowBatch.from_state(state, "held.", shape.vocab)
         self._members = self._enlist(shape)
         self._tails = {name: Tail.from_state(state, f"{name}.tail.") for name in self._members}
         for name, member in self._members.items():
@@ -165,8 +181,3 @@ def _takers(shape: Shape) -> list[str]:
     numbers = "record" if shape.steps == 1 else "series"
     wanted = numbers if shape.features else "events"
     return [name for name in COMPANY if wanted in detector_class(name).caps.kinds]
-
-
-def _share_of(budget: Budget, members: int) -> Budget:
-    seconds = None if budget.seconds is None else budget.seconds / members
-    return Budget(seconds, budget.steps)

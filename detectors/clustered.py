@@ -126,7 +126,7 @@ class ClusteredCodes(Detector):
         prototypes = self._net.decoder(self._clusters.centres)[cluster] * real
         above = (score - self._clusters.floor()).float().clamp(min=0)
         found = self._input.explained(data, above, (rows - prototypes).square())
-        steps = prototypes.view(len(data), -1, self._input.columns)[:, : data.steps]
+        steps = self._input.unflatten(prototypes, data)
         return replace(found, score=score, expected=steps[:, :, : data.features])
 
     # -- files ------------------------------------------------------------------------------

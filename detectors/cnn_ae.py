@@ -9,6 +9,7 @@ import torch
 
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
+from detectors.device import beside
 from detectors.loops.pooling import Pool
 from detectors.loops.stage import Count, Positive, Share, Training
 from detectors.nets.conv import ConvAutoencoder
@@ -33,7 +34,8 @@ class ConvAutoencoderNet(RebuildingNet):
         """Return the reconstruction; in training, of a window with a little noise."""
         steps = self.input(data)
         if self.training:
-            steps = (steps + self.noise * torch.randn_like(steps)) * data.mask.unsqueeze(-1)
+            noise = beside(torch.randn(steps.shape), steps)
+            steps = (steps + self.noise * noise) * data.mask.unsqueeze(-1)
         guess: Guess = self.head(self.body(steps, data.mask))
         return guess
 
@@ -47,7 +49,7 @@ class CnnAutoencoder(SequenceAutoencoder):
 
     Shapes
     ------
-    Windows ``[B, T, F + C]`` of any ``T``; about ``5 T (F W + 3 W^2)`` multiply-adds a window for
+    Windows ``[B, T, F + C]`` of any ``T``; about ``2.5 T (F W + 3 W^2)`` multiply-adds a window for
     ``W = width``, in parallel over the steps.
 
     Notes

@@ -33,7 +33,8 @@ class ConvLstmAutoencoder(NetworkDetector):
     Shapes
     ------
     Windows ``[B, T, F + C]`` of any ``T``, as up to 64 columns ``E`` a step; about
-    ``maps E² (S T + 5 width² + 3 code²)`` multiply-adds a window for ``S`` scales.
+    ``maps E² (S T + 2 S width + width² + 2 code (2 width + code))`` multiply-adds a window for
+    ``S`` scales: more than ten million, and so medium, beyond some 40 columns.
 
     Notes
     -----
@@ -42,8 +43,9 @@ class ConvLstmAutoencoder(NetworkDetector):
 
     From the papers: ConvLSTM, maps, error of the last one. Adaptations: one level of recurrence, no
     attention; scales are cut to the steps of the fit, and at the beginning of a window means are
-    over the steps that are there; entries are weighed; the share of a feature is that of its row,
-    spread evenly over the steps; categories become columns.
+    over the steps that are there; entries are weighed, and their errors averaged instead of counted
+    beyond a quantile; the share of a feature is that of its row, spread evenly over the steps;
+    categories become columns.
 
     References
     ----------
@@ -81,7 +83,7 @@ class ConvLstmAutoencoder(NetworkDetector):
         kinds=("series",),
         partial_fit="full",
         per_feature=True,
-        cost="medium",
+        cost="small",
         loop="reconstruction",
         sources=("WAVES",),
     )

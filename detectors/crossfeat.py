@@ -56,7 +56,8 @@ class CrossFeature(Detector):
     nothing else. Drop duplicates where that is not wanted.
 
     Adaptations: one network with hidden fields instead of a model for each; new values, of which
-    training shows one percent, pay a surcharge.
+    training shows one percent, pay a surcharge. Voting, the count of fields outside a quantile, is
+    not offered.
 
     References
     ----------
@@ -105,7 +106,7 @@ class CrossFeature(Detector):
         )
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        run = Run(self.seed + 1, budget, self.report)
+        run = Run(self.seed + 1, budget, self.report, trained=True)
         newer, count = self._learn(data, gentle(self.config), run)
         old = torch.minimum(self._count, MAX_MEMORY * count)
         self._count = old + count

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -156,7 +158,8 @@ class Detector(ABC):
         DataError
             If there are no windows, or of a kind that the detector does not take.
         LabelsError
-            If labels are needed and fewer than ``caps.min_labels`` anomalies are given.
+            If labels are needed and fewer than ``caps.min_labels`` anomalies are given, or nothing
+            else.
         """
         began = time.perf_counter()
         batch = as_batch(windows)
@@ -166,15 +169,12 @@ class Detector(ABC):
         self._scaler = RobustScaler.fit(normal if len(normal) else batch).to(self.device)
         self.shape = Shape(batch.steps, batch.features, batch.vocab)
         self.report = FitReport(windows=len(batch))
-        generator_state = torch.get_rng_state()
-        torch.manual_seed(self.seed)
         try:
-            self._fit(self._prepare(batch), marks, budget or Budget())
+            with _drawing_from(self.seed, self.device):
+                self._fit(self._prepare(batch), marks, budget or Budget())
         except BaseException:
             self.shape = None
             raise
-        finally:
-            torch.set_rng_state(generator_state)
         self.report.seconds = time.perf_counter() - began
         return self
 
@@ -198,12 +198,8 @@ class Detector(ABC):
         # a detector that needs labels remembers earlier ones: a single new label can be learned
         marks = self._check_labels(batch, labels, least=0)
         self.report = FitReport(windows=self.report.windows + len(batch))
-        generator_state = torch.get_rng_state()
-        torch.manual_seed(self.seed + 1)
-        try:
+        with _drawing_from(self.seed + 1, self.device):
             self._partial_fit(self._prepare(batch), marks, budget or Budget())
-        finally:
-            torch.set_rng_state(generator_state)
         self.report.seconds = time.perf_counter() - began
         return self
 
@@ -248,14 +244,15 @@ class Detector(ABC):
         )
 
     def _empty(self, batch: WindowBatch, explain: Explain) -> Scores:
-        full = explain == "full"
+        nothing, caps = torch.zeros(0, batch.steps, device=self.device), self.caps
+        if explain == "none":
+            return Scores(nothing.sum(dim=1))
+        fields = nothing.unsqueeze(2).expand(0, batch.steps, batch.features + batch.fields)
         return Scores(
-            torch.zeros(0),
-            torch.zeros(0, batch.steps) if full and self.caps.per_step else None,
-            torch.zeros(0, batch.steps, batch.features + batch.fields)
-            if full and self.caps.per_feature
-            else None,
-            torch.zeros_like(batch.num) if full and self.caps.gives_expected else None,
+            nothing.sum(dim=1),
+            nothing if caps.per_step else None,
+            fields if caps.per_feature else None,
+            fields[:, :, : batch.features] if caps.gives_expected else None,
         )
 
     # -- files ------------------------------------------------------------------------------
@@ -416,4 +413,23 @@ class Detector(ABC):
                 f"got {anomalies}; label some, or use a detector without labels"
             )
             raise LabelsError(msg)
+        if least and anomalies == len(batch):
+            msg = (
+                f"{caps.name}: every window is a labelled anomaly; add windows that are not, or "
+                "nothing can be told apart"
+            )
+            raise LabelsError(msg)
         return torch.from_numpy(array.astype(np.int8)).to(self.device)
+
+
+@contextmanager
+def _drawing_from(seed: int, device: str) -> Iterator[None]:
+    """Let what is drawn follow from a seed, and leave the global generators as they were."""
+    if torch.device(device).type == "cpu":  # the generators of other devices stay untouched
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
+    else:
+        with torch.random.fork_rng(devices=range(torch.accelerator.device_count())):
+            torch.manual_seed(seed)
+            yield

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from detectors.capabilities import Capabilities
-from detectors.loops.stage import Count
+from detectors.loops.stage import Count, Share
 from detectors.transformed import TransformationClassifier, TransformTraining
 
 
@@ -30,8 +30,8 @@ class E3Outlier(TransformationClassifier):
 
     Notes
     -----
-    Trained for long, the network learns the anomalies too: epochs are few, and held-out windows
-    decide when to stop.
+    Trained for long, the network learns the anomalies too: training stops soon after it is sure of
+    the held-out windows, and ``trim`` is large, so that anomalies neither teach nor keep it going.
 
     An extreme window can leave the network as sure of a wrong answer as of a right one, which
     ``entropy`` and ``largest`` take for normal and ``true`` does not.
@@ -58,6 +58,7 @@ class E3Outlier(TransformationClassifier):
 
         form: Literal["entropy", "true", "largest"] = "entropy"
         epochs: Count = 10
+        trim: Share = 0.1
 
     caps = Capabilities(
         name="e3outlier",

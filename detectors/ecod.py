@@ -11,6 +11,7 @@ from torch import Tensor
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
+from detectors.device import beside
 from detectors.inputs import RecordInput
 from detectors.loops.reservoir import absorb, slots_of_sample
 from detectors.scores import Explain, Scores
@@ -77,7 +78,7 @@ class EmpiricalTails(Detector):
         self._input = RecordInput.fit(data)
         self._steps, self._seen = data.steps, len(data)
         chosen = torch.randperm(len(data))[: self.config.memory].sort().values
-        sample = data[chosen.to(data.mask.device)]
+        sample = data[beside(chosen, data.mask)]
         self._memory, self._lengths = self._input.flatten(sample, data.steps), sample.lengths
         self._derive()
 
@@ -102,7 +103,7 @@ class EmpiricalTails(Detector):
         self._left = third < 0
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        x = self._input.flatten(data, self._steps)
+        x, real = self._input.rows(data, self._steps)
         columns = x.T.contiguous()
         upto = torch.searchsorted(self._sorted, columns, right=True)
         below = torch.searchsorted(self._sorted, columns)
@@ -110,11 +111,7 @@ class EmpiricalTails(Detector):
         total = torch.log1p(self._count.float())
         left = (total - torch.log1p(upto.float())).T
         right = (total - torch.log1p((self._count - below).float())).T
-        if int(data.lengths.sum()) < len(data) * self._steps:
-            steps = torch.arange(self._steps, device=x.device)
-            padding = steps >= data.lengths.unsqueeze(1)
-            padding = padding.repeat_interleave(self._input.columns, dim=1)
-            left, right = left.masked_fill(padding, 0.0), right.masked_fill(padding, 0.0)
+        left, right = left.masked_fill(~real, 0.0), right.masked_fill(~real, 0.0)
         sums = [side.sum(dim=1) for side in (left, right, torch.where(self._left, left, right))]
         entries = data.lengths.clamp(min=1) * self._input.columns
         score = torch.stack(sums).amax(dim=0) / entries

@@ -70,7 +70,9 @@ class EventLikelihood(Detector):
         self._counts = fade * self._counts + count_values(data.cat[data.mask], data.vocab)
         self._values = ValueTable(data.vocab, self._counts)
         self._meet(data, (self._values.known & ~before.known).nonzero().squeeze(1), fade)
-        self._learn(data, gentle(self.config), Run(self.seed + 1, budget, self.report))
+        self._learn(
+            data, gentle(self.config), Run(self.seed + 1, budget, self.report, trained=True)
+        )
 
     def _fade(self, data: WindowBatch) -> Tensor:
         """``[]``: what the past weighs once it exceeds the horizon."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
+from detectors.device import beside
 from detectors.inputs import RecordInput
 from detectors.loops.attribution import gradient_times_input
 from detectors.loops.stage import Run, Stage, Training, gentle
@@ -61,7 +62,7 @@ class FewLabels(Detector):
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         # the full learning rate: a tenth of it would not let a new label be seen to work
         settings = gentle(self.config, rate=1.0)
-        self._learn(data, labels, settings, Run(self.seed + 1, budget, self.report))
+        self._learn(data, labels, settings, Run(self.seed + 1, budget, self.report, trained=True))
 
     def _learn(
         self, data: WindowBatch, labels: Tensor | None, settings: Training, run: Run
@@ -73,23 +74,21 @@ class FewLabels(Detector):
             anomalous = labels == 1
         anomalies = torch.cat([self._anomalies, rows[anomalous]])
         others = torch.cat([self._others, rows[~anomalous]])
-        if len(anomalies) and len(others):
-            stage = Stage(self._net, settings, run, groups=self._groups())
-            self._teach(stage, others, anomalies)
+        stage = Stage(self._net, settings, run, groups=self._groups())
+        self._teach(stage, others, anomalies)
         self._anomalies = anomalies[-KEPT_ANOMALIES:]
         generator = torch.Generator().manual_seed(run.seed)
         kept = torch.randperm(len(others), generator=generator)[:KEPT_OTHERS]
-        self._others = others[kept.sort().values.to(others.device)]
+        self._others = others[beside(kept.sort().values, others)]
         self._derive()
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        steps = self._fitted().steps
-        rows = self._input.flatten(data, steps)
+        rows = self._input.flatten(data, self._fitted().steps)
         score = self._tau(rows)
         if explain == "none":
             return Scores(score)
-        share = gradient_times_input(self._tau, rows).view(len(rows), steps, -1)[:, : data.steps]
-        fields = self._input.attribute(share)
+        share = gradient_times_input(self._tau, rows)
+        fields = self._input.attribute(self._input.unflatten(share, data))
         return Scores(score, fields.sum(dim=-1), fields)
 
     def _width(self) -> int:

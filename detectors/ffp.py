@@ -167,14 +167,14 @@ class FutureFramePrediction(Detector):
         self._net = self._build()
         self._net.persistence.copy_(_persistence(data))
         self._net.head.learn_novelty(data)
-        self._deviance = self._learn(data, self.config, budget, self.seed)
+        self._deviance = self._learn(data, self.config, Run(self.seed, budget, self.report))
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        newer = self._learn(data, gentle(self.config), budget, self.seed + 1)
+        run = Run(self.seed + 1, budget, self.report, trained=True)
+        newer = self._learn(data, gentle(self.config), run)
         self._deviance = self._deviance.updated(newer)
 
-    def _learn(self, data: WindowBatch, settings: Training, budget: Budget, seed: int) -> Deviance:
-        run = Run(seed, budget, self.report)
+    def _learn(self, data: WindowBatch, settings: Training, run: Run) -> Deviance:
         early, late = split(data)
         stage = Stage(self._net, settings, run)
         # numbers over time have one order only

@@ -37,8 +37,9 @@ class GeometricTransformations(TransformationClassifier):
 
     Notes
     -----
-    Trained for long, the network becomes sure of anomalies too: epochs are few. What the maps leave
-    alone, it cannot see: that a record stands between clusters, for instance.
+    Trained for long, the network becomes sure of anomalies too: training stops soon after it is
+    sure of held-out windows. What the maps leave alone, it cannot see: that a record stands between
+    clusters, for instance.
 
     From the paper: cross-entropy over transformed versions, ``simple`` and ``dirichlet`` scores.
     Adaptations: windows are reversed, cut and put together in another order, and exchange halves of
@@ -91,10 +92,14 @@ class GeometricTransformations(TransformationClassifier):
         """``[n, n]``: parameters of the answers for each version, where they are needed."""
         if self.config.form != "dirichlet":
             return torch.zeros(0)
-        answers = evaluate(
-            lambda part: self._log_answers(self._input(part), part.mask), data, self.config.batch
-        )
-        return fit_dirichlet(answers.clamp(min=LEAST_LOG)).float()
+
+        def sums(part: WindowBatch) -> Tensor:
+            answers = self._log_answers(self._input(part), part.mask)
+            logs = answers.clamp(min=LEAST_LOG).double()
+            return torch.stack([logs.exp().sum(dim=0), logs.sum(dim=0)]).unsqueeze(0)
+
+        means = evaluate(sums, data, self.config.batch).sum(dim=0) / len(data)
+        return fit_dirichlet(*means).float()
 
     def _score_columns(self, columns: Tensor, mask: Tensor) -> Tensor:
         answers = self._log_answers(columns, mask)

@@ -115,12 +115,7 @@ class IsolationForest(Detector):
         score = torch.exp2(-pick(self._length, bottom).mean(dim=0) / self._usual)
         if credit is None:
             return Scores(score)
-        share = credit.view(len(x), self._steps, -1)[:, : data.steps]
-        share = share.masked_fill(~data.mask.unsqueeze(-1), 0.0)
-        feature = self._input.attribute(share).clamp(min=0)
-        total = feature.sum(dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
-        feature = feature * (score / total)[:, None, None]
-        return Scores(score, feature.sum(dim=2), feature)
+        return self._input.explained(data, score, credit)
 
     def _state(self) -> dict[str, Tensor]:
         return {

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from detectors.batch import NEW, PAD, WindowBatch
 from detectors.detector import Shape
+from detectors.device import beside
+from detectors.nets.embedding import embedding_width
 from detectors.scaling import CLIP
 from detectors.scores import Scores
 from schemas.errors import ShapeError
@@ -45,6 +47,7 @@ class RecordInput:
     ``-log p(id)``. Ids without an example in the fit count as new: as a one-hot they share the
     column of id 1; as a surprisal they get ``log(N + 1) + log V``, more than any id of the ``N``
     steps seen, because "new" stands for many values rather than one. Padding is 0 throughout.
+    Detectors for which the order of ids matters take random codes instead of the surprisal.
 
     Parameters
     ----------
@@ -60,12 +63,22 @@ class RecordInput:
         self._widths = [features, *(table.shape[1] for table in tables)]
 
     @classmethod
-    def fit(cls, data: WindowBatch) -> Self:
-        """Learn the tables from the real steps of ``data``."""
-        tables = [
-            _table(data.cat[:, :, field][data.mask], vocab)
-            for field, vocab in enumerate(data.vocab)
-        ]
+    def fit(cls, data: WindowBatch, *, codes: bool = False) -> Self:
+        """Learn the tables from the real steps of ``data``.
+
+        Parameters
+        ----------
+        codes
+            Whether fields of more than ``ONE_HOT_MAX`` ids become random codes that tell them
+            apart, as the global generator draws them, instead of one column of surprisal.
+        """
+        tables = []
+        for field, vocab in enumerate(data.vocab):
+            counts = _counts(data.cat[:, :, field][data.mask], vocab)
+            if vocab <= ONE_HOT_MAX:
+                tables.append(_one_hot(counts > 0))
+            else:
+                tables.append(_random_codes(counts > 0) if codes else _surprisal(counts))
         return cls(data.features, tables)
 
     @property
@@ -102,6 +115,10 @@ class RecordInput:
             dense = torch.nn.functional.pad(dense, (0, 0, 0, steps - data.steps))
         return dense.reshape(len(data), steps * self.columns)
 
+    def unflatten(self, rows: Tensor, data: WindowBatch) -> Tensor:
+        """Take rows ``[B, steps * E]`` apart again, into the ``[B, T, E]`` of ``data``."""
+        return rows.view(len(data), -1, self.columns)[:, : data.steps]
+
     def real(self, data: WindowBatch, steps: int) -> Tensor:
         """Return ``[B, steps * E]``: which entries of :meth:`flatten` are no padding."""
         mask = torch.nn.functional.pad(data.mask, (0, steps - data.steps))
@@ -123,7 +140,7 @@ class RecordInput:
 
         Negative shares of a field count as none; what stands under the mask gets none.
         """
-        share = share.view(len(data), -1, self.columns)[:, : data.steps]
+        share = self.unflatten(share, data)
         feature = self.attribute(share.masked_fill(~data.mask.unsqueeze(-1), 0.0)).clamp(min=0)
         total = feature.sum(dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
         feature = feature / total[:, None, None] * score[:, None, None]
@@ -139,13 +156,11 @@ class RecordInput:
         return cls(shape.features, [state[f"{prefix}table.{i}"] for i, _ in enumerate(shape.vocab)])
 
 
-def _table(ids: Tensor, vocab: int) -> Tensor:
-    """Lookup table of one field from its ids ``[N]`` at fit."""
+def _counts(ids: Tensor, vocab: int) -> Tensor:
+    """``[V]``: how often each known id is among ``[N]`` of the fit."""
     counts = torch.bincount(ids, minlength=vocab).double()
     counts[PAD] = counts[NEW] = 0
-    if vocab <= ONE_HOT_MAX:
-        return _one_hot(counts > 0)
-    return _surprisal(counts)
+    return counts
 
 
 def _one_hot(seen: Tensor) -> Tensor:
@@ -153,6 +168,16 @@ def _one_hot(seen: Tensor) -> Tensor:
     table = torch.eye(len(seen), device=seen.device)[:, 1:] * FLIP
     table[~seen] = 0.0
     table[~seen, NEW - 1] = NEW_FLIP
+    table[PAD] = 0.0
+    return table
+
+
+def _random_codes(seen: Tensor) -> Tensor:
+    """``[V, width]``, as far from each other and from that of a new id as one-hot columns are."""
+    width = embedding_width(len(seen))
+    drawn = torch.nn.functional.normalize(torch.randn(len(seen), width))
+    table = beside(drawn, seen) * FLIP
+    table[~seen] = table[NEW] / FLIP * NEW_FLIP
     table[PAD] = 0.0
     return table
 

@@ -36,7 +36,7 @@ class JudgeDetector(AdversarialDetector):
         self._examples = self._input(spread_out(data))[0].clamp(-REACH, REACH)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        run = Run(self.seed + 1, budget, self.report)
+        run = Run(self.seed + 1, budget, self.report, trained=True)
         stage = Stage(self._net, gentle(self.config), run, average=self.config.average)
         self._compete(stage, self._players()[:1], *split(data))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import msgspec
@@ -11,6 +12,7 @@ from torch import Tensor
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
+from detectors.device import beside
 from detectors.inputs import RecordInput
 from detectors.loops.reservoir import absorb, slots_of_sample
 from detectors.scores import Explain, Scores
@@ -88,7 +90,7 @@ class NearestNeighbours(Detector):
         self._seen = len(data)
         self._oldest = 0
         chosen = torch.randperm(len(data))[: self.config.memory].sort().values
-        sample = data[chosen.to(data.mask.device)]
+        sample = data[beside(chosen, data.mask)]
         self._memory = self._input.flatten(sample, data.steps)
         self._lengths = sample.lengths
         self._steps = data.steps
@@ -173,13 +175,9 @@ class NearestNeighbours(Detector):
         if explain == "none":
             return Scores(score)
         expected = self._neighbourhood(x, data.lengths, squares.amax(dim=1))
-        shape, real = (len(data), self._steps, -1), data.mask.unsqueeze(-1)
-        share = (x - expected).square().view(shape)[:, : data.steps]
-        feature = self._input.attribute(share.masked_fill(~real, 0.0))
-        total = feature.sum(dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
-        feature = feature * (score / total)[:, None, None]
-        expected = expected.view(shape)[:, : data.steps, : data.features]
-        return Scores(score, feature.sum(dim=2), feature, expected.masked_fill(~real, 0.0))
+        found = self._input.explained(data, score, (x - expected).square())
+        steps = self._input.unflatten(expected, data)[:, :, : data.features]
+        return replace(found, expected=steps.masked_fill(~data.mask.unsqueeze(-1), 0.0))
 
     def _neighbourhood(self, x: Tensor, lengths: Tensor, farthest: Tensor) -> Tensor:
         """Mean of the remembered windows that are no farther than the ``k``-th nearest, ``[B, D]``.

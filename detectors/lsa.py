@@ -43,7 +43,7 @@ class LatentAutoregression(DenseDetector):
     """Error of copying a window plus surprise at its code, both as deviations from the usual.
 
     An autoencoder with codes ``z`` in 0 .. 1 and an estimator of ``p(z) = prod_j p(z_j | z_<j)``
-    are trained together on ``||x - xhat||² - surprise log p(z)``. The estimator sees each
+    are trained together on ``||x - xhat||² / D - surprise log p(z)``. The estimator sees each
     coordinate through those before it and says in which of ``bins`` bins it lies. A window scores
     the sum of its error and of ``-log p(z)``, each less its mean and over its standard deviation on
     held-out windows.
@@ -51,8 +51,8 @@ class LatentAutoregression(DenseDetector):
     Shapes
     ------
     Records ``[B, 1, F + C]`` or windows ``[B, T, F + C]`` with ``T`` up to that of the fit,
-    flattened to ``D`` columns; about ``128 D + K² width (width layers + bins)`` multiply-adds a
-    window for a code of ``K`` coordinates.
+    flattened to ``D`` columns; about ``128 D + K² width (width (layers - 2) + bins)`` multiply-adds
+    a window for a code of ``K`` coordinates.
 
     Notes
     -----
@@ -61,7 +61,8 @@ class LatentAutoregression(DenseDetector):
     have no gradient.
 
     From the paper: masked layers over quantised codes, both terms of loss and score. Adaptations:
-    dense layers over flattened windows instead of convolutions; terms are weighed by statistics of
+    dense layers over flattened windows instead of convolutions; ``surprise`` is a tenth of the
+    paper's, at which coordinates of small codes stand still; terms are weighed by statistics of
     the fit instead of the extremes of a whole recording; between two bins the log-probability is
     interpolated; categories become columns. Shares of steps and fields are those of the error.
 
@@ -88,7 +89,7 @@ class LatentAutoregression(DenseDetector):
 
         hidden: tuple[Count, ...] = (64, 32)
         code: Count | None = None
-        surprise: Annotated[float, msgspec.Meta(ge=0.0)] = 0.1
+        surprise: Annotated[float, msgspec.Meta(ge=0.0)] = 0.01
         bins: Annotated[int, msgspec.Meta(ge=2)] = 100
         width: Count = 16
         layers: Annotated[int, msgspec.Meta(ge=2)] = 4
@@ -129,7 +130,7 @@ class LatentAutoregression(DenseDetector):
     def _loss(self, rows: Tensor, real: Tensor) -> Tensor:
         code = self._net.encoder(rows)
         surprise = self._net.density.surprisal(code).sum(dim=1)
-        error = squared_error(self._net.decoder(code), rows, real)
+        error = squared_error(self._net.decoder(code), rows, real) / real.sum(dim=1).clamp(min=1)
         return torch.add(error, surprise, alpha=self.config.surprise)
 
     def _held_out_loss(self, rows: Tensor, real: Tensor) -> Tensor:

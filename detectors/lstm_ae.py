@@ -37,7 +37,8 @@ class LstmAutoencoder(SequenceAutoencoder):
     An encoder reads ``x_1 .. x_T``; a decoder emits the window backwards from the last state. The
     errors ``e_t = x_t - xhat_t`` of held-out windows give a mean and a covariance, and a step
     scores the squared Mahalanobis distance of its error to them; a category adds twice
-    ``-log p(id)``, with ``log V`` nats more for a new value.
+    ``-log p(id)``, in which a new value has a surcharge of ``log V`` nats, or more where new values
+    are rare.
 
     Shapes
     ------

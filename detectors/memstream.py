@@ -33,7 +33,7 @@ class MemStream(NetworkDetector):
     Shapes
     ------
     Records ``[B, 1, F + C]`` or windows ``[B, T, F + C]`` with ``T`` up to that of the fit,
-    flattened to ``D`` columns; about ``4 D² + 2 D memory`` operations a window.
+    flattened to ``D`` columns; about ``2 D² + 2 D memory`` operations a window.
 
     Notes
     -----

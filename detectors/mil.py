@@ -78,7 +78,8 @@ class MultipleInstanceRanking(Detector):
     those that are remembered.
 
     Adaptations: convolutions over the steps before an instance take the place of a network that was
-    trained on videos; each labelled bag is compared with all others of its mini-batch.
+    trained on videos; each labelled bag is compared with all others of its mini-batch; Adam in
+    place of Adagrad, and a hundredth of the weight decay.
 
     References
     ----------
@@ -144,21 +145,20 @@ class MultipleInstanceRanking(Detector):
         # the full learning rate: a tenth of it would not let a new label be seen to work
         settings = gentle(self.config, rate=1.0)
         given = self._kept.joined(self._given(data, labels))
-        self._learn(given, settings, Run(self.seed + 1, budget, self.report))
+        self._learn(given, settings, Run(self.seed + 1, budget, self.report, trained=True))
 
     def _given(self, data: WindowBatch, labels: Tensor | None) -> LabelStore:
         return LabelStore.of(data.padded(self._fitted().steps), labels)
 
     def _learn(self, given: LabelStore, settings: Training, run: Run) -> None:
         bags = Bags(given.windows[given.marks == 1], given.windows[given.marks != 1])
-        if len(bags.positive) and len(bags.negative):
-            half = settings.batch // 2
+        half = settings.batch // 2
 
-            def draw(generator: torch.Generator) -> Iterator[Bags]:
-                for _ in range(settings.steps_per_epoch):
-                    yield Bags(*(_some(part, half, generator) for part in bags))
+        def draw(generator: torch.Generator) -> Iterator[Bags]:
+            for _ in range(settings.steps_per_epoch):
+                yield Bags(*(_some(part, half, generator) for part in bags))
 
-            train(Stage(self._net, settings, run), draw, self._loss)
+        train(Stage(self._net, settings, run), draw, self._loss)
         self._kept = given.bounded(run.seed)
 
     def _loss(self, bags: Bags) -> Tensor:

@@ -150,7 +150,7 @@ class MixtureEnergy(Detector):
             return Scores(energy)
         above = (energy - self._mixture.floor()).float().clamp(min=0)
         found = self._input.explained(data, above, ((rows - copies) * real).square())
-        steps = copies.view(len(data), -1, self._input.columns)[:, : data.steps]
+        steps = self._input.unflatten(copies, data)
         return replace(found, score=energy, expected=steps[:, :, : data.features])
 
     # -- files ------------------------------------------------------------------------------

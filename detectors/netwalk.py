@@ -156,7 +156,9 @@ class NetWalk(Detector):
         with torch.no_grad():  # a value that was new until now starts as one
             for table in (self._net.code.weight, self._net.decode.weight):
                 table[fresh] = table[self._values.new_row(fresh)]
-        self._learn(data, gentle(self.config), Run(self.seed + 1, budget, self.report))
+        self._learn(
+            data, gentle(self.config), Run(self.seed + 1, budget, self.report, trained=True)
+        )
 
     def _learn(self, data: WindowBatch, settings: Training, run: Run) -> None:
         early, late = (part.cat[part.mask] for part in split(data))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
-from detectors.loops.attribution import nearest_example, path_gradient, spread_out
+from detectors.loops.attribution import from_nearest, path_gradient, spread_out
 from detectors.loops.batches import held_out_loss, split
 from detectors.loops.reconstruction import minimise
 from detectors.loops.stage import Run, Stage, Training, gentle
@@ -31,6 +31,10 @@ class NetworkDetector(Detector):
     def _network(self) -> nn.Module:
         """Return a new network; ``self._input`` is fitted."""
 
+    def _new_input(self, data: WindowBatch) -> RecordInput:
+        """Choose how windows become columns."""
+        return RecordInput.fit(data)
+
     @abstractmethod
     def _loss(self, data: WindowBatch) -> Tensor:
         """Training loss ``[B]``; chance comes from ``self._chance``."""
@@ -49,7 +53,7 @@ class NetworkDetector(Detector):
         """Learn it from an update."""
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self._input = RecordInput.fit(data)
+        self._input = self._new_input(data)
         self._net = self._network().to(self.device)
         early, late = split(data)
         run = Run(self.seed, budget, self.report)
@@ -60,7 +64,7 @@ class NetworkDetector(Detector):
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         early, late = split(data)
-        run = Run(self.seed + 1, budget, self.report)
+        run = Run(self.seed + 1, budget, self.report, trained=True)
         self._chance = torch.Generator().manual_seed(run.seed)
         self._train(gentle(self.config), run, early, late)
         self._update_usual(early, late)
@@ -119,10 +123,9 @@ class ExplainedNetwork(NetworkDetector):
 
     def _explained(self, data: WindowBatch, columns: Tensor, score: Tensor) -> Scores:
         """Add to scores ``[B]`` what each step and field adds to them."""
-        with torch.inference_mode(False):
-            mask = data.mask.clone()  # gradients need tensors of their own
-        start = nearest_example(columns, self._examples) * mask.unsqueeze(-1)
-        share = self._shares(lambda point: self._score_columns(point, mask), start, columns)
+        share = from_nearest(
+            self._score_columns, columns, data.mask, self._examples, way=self._shares
+        )
         feature = self._input.attribute(share)
         return Scores(score, feature.sum(dim=-1), feature)
 

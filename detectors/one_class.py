@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import msgspec
-import torch
 from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
 from detectors.inputs import LEAST_SPAN, RecordInput
-from detectors.loops.attribution import nearest_example, path_gradient, spread_out
+from detectors.loops.attribution import from_nearest, spread_out
 from detectors.loops.batches import evaluate, split
 from detectors.loops.one_class import initial_centre, squared_distance
 from detectors.loops.reconstruction import reconstruct
@@ -186,24 +185,20 @@ class OneClassNetwork(Detector):
         return codes
 
     def _distances(self, data: WindowBatch) -> Tensor:
-        return squared_distance(self._codes(data), self._centre)
+        return self._distance(self._columns(data), data.mask)
+
+    def _distance(self, columns: Tensor, mask: Tensor) -> Tensor:
+        """Score ``[B, T, E]`` and ``mask [B, T]``, ``[B]``."""
+        return squared_distance(self._encoder(columns, mask), self._centre)
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        score = self._distances(data)
+        columns = self._columns(data)
+        score = self._distance(columns, data.mask)
         if explain == "none":
             return Scores(score)
-        share = self._reader.attribute(self._path_gradient(data))
-        return Scores(score, share.sum(dim=-1), share)
-
-    def _path_gradient(self, data: WindowBatch) -> Tensor:
-        """``[B, T, E]``: how much each column adds to the distance, where it adds any."""
-        with torch.inference_mode(False):
-            mask = data.mask.clone()
-        columns = self._columns(data)
-        start = nearest_example(columns, self._examples) * mask.unsqueeze(-1)
-        return path_gradient(
-            lambda point: squared_distance(self._encoder(point, mask), self._centre), start, columns
-        )
+        share = from_nearest(self._distance, columns, data.mask, self._examples)
+        feature = self._reader.attribute(share)
+        return Scores(score, feature.sum(dim=-1), feature)
 
     # -- files ------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ The baseline that every deep detector has to beat on its own data.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import msgspec
@@ -166,22 +167,15 @@ class PrincipalComponents(Detector):
 
     def _explain(self, data: WindowBatch, x: Tensor, errors: Tensor, score: Tensor) -> Scores:
         """Score each entry by its standardised distance to the prediction from all others."""
-        shape = (len(data), len(self._count), self._input.columns)
+        width = self._input.columns
         # rows of the precision matrix of a window of t steps, [D], by prefix sums over t
-        diagonal = self._whitener.square().cumsum(dim=1)[:, shape[2] - 1 :: shape[2]].T
+        diagonal = self._whitener.square().cumsum(dim=1)[:, width - 1 :: width].T
         precision = diagonal[(data.lengths - 1).clamp(min=0)]
         pull = errors @ self._whitener.T
-        real = data.mask.unsqueeze(-1)
-
-        def cut(flat: Tensor) -> Tensor:
-            return flat.view(shape)[:, : data.steps].masked_fill(~real, 0.0)
-
         precision = precision.clamp(min=torch.finfo(torch.float32).tiny)
-        feature = self._input.attribute(cut(pull.square() / precision))
-        total = feature.sum(dim=(1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
-        feature = feature * (score / total)[:, None, None]
-        expected = cut(x - pull / precision)[:, :, : data.features]
-        return Scores(score, feature.sum(dim=2), feature, expected)
+        found = self._input.explained(data, score, pull.square() / precision)
+        steps = self._input.unflatten(x - pull / precision, data)[:, :, : data.features]
+        return replace(found, expected=steps.masked_fill(~data.mask.unsqueeze(-1), 0.0))
 
     def _state(self) -> dict[str, Tensor]:
         return {

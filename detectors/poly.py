@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated
 
 import msgspec
@@ -151,8 +152,12 @@ class LocalPolynomial(Detector):
         self._input = RecordInput.from_state(state, "input.", self._fitted())
 
 
+@functools.lru_cache(maxsize=64)
 def _weights(steps: int, context: int, degree: int) -> Tensor:
-    """``[T, T]``, strictly lower triangular: row ``t`` continues a polynomial to step ``t``."""
+    """``[T, T]``, strictly lower triangular: row ``t`` continues a polynomial to step ``t``.
+
+    Read only: the result is kept.
+    """
     weights = torch.zeros(steps, steps, dtype=torch.float64)
     for n in range(1, min(context, steps - 1) + 1):
         place = torch.arange(-n, 0, dtype=torch.float64).unsqueeze(1) / n

@@ -53,8 +53,8 @@ class RewardInference(Detector):
 
     Shapes
     ------
-    Windows ``[B, T, 1]`` of one category field and any ``T``; about ``H (k E + H + heads V)``
-    multiply-adds a step for ``V`` ids with embeddings of width ``E``. Nothing is drawn for a score.
+    Windows ``[B, T, 1]`` of one category field and any ``T``; about ``H (k E + H + heads)``
+    multiply-adds a step with embeddings of width ``E``. Nothing is drawn for a score.
 
     Notes
     -----
@@ -139,7 +139,9 @@ class RewardInference(Detector):
         self._learn(data, self.config, run)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self._learn(data, gentle(self.config), Run(self.seed + 1, budget, self.report))
+        self._learn(
+            data, gentle(self.config), Run(self.seed + 1, budget, self.report, trained=True)
+        )
 
     def _copying_loss(self, batch: WindowBatch) -> Tensor:
         seen = behaviour(batch, self.config.context)
@@ -168,6 +170,8 @@ class RewardInference(Detector):
     ) -> Iterator[Contest]:
         config = self.config
         for batch in minibatches(data, settings, generator):
+            if len(batch) < min(settings.batch, len(data)):
+                continue  # the rest of an epoch is too little to estimate Z by
             observed = cut(behaviour(batch, config.context), config.segment, generator)
             head = int(torch.randint(config.heads, (), generator=generator))
             yield Contest(observed, make_up(observed, self._policy, generator), head)

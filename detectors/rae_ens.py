@@ -31,7 +31,7 @@ class RecurrentEnsemble(DenseDetector):
     Shapes
     ------
     Windows ``[B, T, F + C]`` with ``T`` up to that of the fit, as ``E`` columns a step; about
-    ``M T H (2 E + 6 H)`` multiply-adds a window for ``M`` members of ``H = hidden`` units.
+    ``M T H (3 E + 6 H)`` multiply-adds a window for ``M`` members of ``H = hidden`` units.
 
     Notes
     -----
@@ -87,7 +87,7 @@ class RecurrentEnsemble(DenseDetector):
         per_feature=True,
         gives_expected=True,
         pads=False,
-        cost="medium",
+        cost="small",
         loop="reconstruction",
         sources=("WAVES",),
     )
@@ -129,7 +129,8 @@ class RecurrentEnsemble(DenseDetector):
         copies = self._net.decode(codes, mask).flatten(2)
         loss = squared_error(copies, rows, real).mean(dim=0)
         if self.config.framework == "shared":
-            loss = loss + self.config.sparsity * codes[0].abs().sum(dim=1)
+            weight: float = self.config.sparsity / self.config.members
+            loss = loss + weight * codes[0].abs().sum(dim=1)
         return loss
 
     def _held_out_loss(self, rows: Tensor, real: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ class RandNet(DenseDetector):
         pads=False,
         cost="small",
         loop="reconstruction",
-        sources=("SUBSPACE",),
+        sources=("SUBSPACE", "FEWLABELS"),
     )
     chunk = 256  # records of a chunk times members stay in the processor's cache
 

@@ -49,7 +49,9 @@ class RobustAutoencoder(DenseDetector):
     non-zero, and follows them from round to round, since a network that has hardly learned leaves
     large ones; windows beyond the training data are scored by shrinking their residual; the
     tie-breaker has the absolute residual; weights are chosen by absolute errors on held-out
-    windows, which a few anomalies sway little; categories become columns.
+    windows, which a few anomalies sway little, and these rather than the change of ``L + S`` end
+    the rounds; categories become columns. The report counts as trimmed the training windows of
+    which anything is in ``S`` in the end.
 
     References
     ----------
@@ -135,6 +137,7 @@ class RobustAutoencoder(DenseDetector):
             validate=lambda: held_out_loss(absolute, late, settings),
             after_epoch=separate,
         )
+        stage.run.report.trimmed = int(sparse.any(dim=1).sum())
         # scoring shrinks the residual of a window as it came, with nothing taken out before
         self._sparse_part(self._left_over(rows, torch.zeros_like(rows), real), real)
 

@@ -15,7 +15,6 @@ from detectors.loops.label_store import LabelStore
 from detectors.loops.one_class import draw_apart
 from detectors.loops.stage import Run, Share, Stage, Training, gentle
 from detectors.one_class import OneClassNetwork, OneClassTraining
-from schemas.errors import LabelsError
 
 
 class DeepSad(OneClassNetwork):
@@ -86,18 +85,14 @@ class DeepSad(OneClassNetwork):
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         given = self._given(data, labels)
-        normal = data[given.marks != 1]
-        if len(normal) == 0:
-            msg = "sad: every window is a labelled anomaly; add windows that are not"
-            raise LabelsError(msg)
-        run = self._begin(normal, budget)
+        run = self._begin(data[given.marks != 1], budget)
         self._learn(given, self.config, run)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         # the full learning rate: a tenth of it would not let a new label be seen to work
         settings = gentle(self.config, rate=1.0)
         given = self._kept.joined(self._given(data, labels))
-        self._learn(given, settings, Run(self.seed + 1, budget, self.report))
+        self._learn(given, settings, Run(self.seed + 1, budget, self.report, trained=True))
 
     def _given(self, data: WindowBatch, labels: Tensor | None) -> LabelStore:
         """Windows with the steps of the fit, and their labels."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import msgspec
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import UNLABELLED, Budget, Detector
+from detectors.device import beside
 from detectors.iforest import IsolationForest
 from detectors.inputs import RecordInput
 from detectors.loops.attribution import gradient_times_input
@@ -140,14 +142,17 @@ class OrdinalRegression(Detector):
         run = Run(self.seed, budget, self.report)
         self._pretrain(data, run)
         rows, marks = self._rows(data)[0], _marks(labels, data)
-        self._self_train(rows, marks, self._first_ranking(rows), self.config.rounds, run)
+        stage, config = Stage(self._net, self.config, run), self.config
+        self._self_train(stage, rows, marks, self._first_ranking(rows), config.rounds)
         self._remember(rows, marks, run)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        run = Run(self.seed + 1, budget, self.report)
+        run = Run(self.seed + 1, budget, self.report, trained=True)
         rows = torch.cat([self._memory, self._rows(data)[0]])
         marks = torch.cat([self._marks, _marks(labels, data)])
-        self._self_train(rows, marks, self._rank(rows), 1, run)
+        # the full learning rate: a tenth of it would not let a label be seen to work
+        stage = Stage(self._net, gentle(self.config, rate=1.0), run)
+        self._self_train(stage, rows, marks, self._rank(rows), 1)
         self._remember(rows, marks, run)
 
     def _pretrain(self, data: WindowBatch, run: Run) -> None:
@@ -171,11 +176,9 @@ class OrdinalRegression(Detector):
         return mean_rank(scores)
 
     def _self_train(
-        self, rows: Tensor, marks: Tensor, scores: Tensor, rounds: int, run: Run
+        self, stage: Stage, rows: Tensor, marks: Tensor, scores: Tensor, rounds: int
     ) -> None:
         config = self.config
-        # an update keeps the learning rate: a tenth of it would not let a label be seen to work
-        settings = config if rounds > 1 else gentle(config, rate=1.0)
         last: PseudoLabels | None = None
         agreement = 0.0
         for done in range(1, rounds + 1):
@@ -188,8 +191,8 @@ class OrdinalRegression(Detector):
             if not (labels.anomalous.any() and labels.normal.any()):
                 return
             # each round has its part of what pre-training leaves of a budget
-            stage = Stage(self._net, settings, run, share=0.5 + 0.5 * done / rounds)
-            regress(stage, rows, labels, self._net)
+            share = 0.5 + 0.5 * done / rounds
+            regress(replace(stage, share=share), rows, labels, self._net)
             last, scores = labels, self._rank(rows)
 
     def _rank(self, rows: Tensor) -> Tensor:
@@ -199,7 +202,7 @@ class OrdinalRegression(Detector):
     def _remember(self, rows: Tensor, marks: Tensor, run: Run) -> None:
         """Keep labelled windows, and a sample of the others in what room is left."""
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(run.seed))
-        order = order.to(rows.device)
+        order = beside(order, rows)
         labelled_first = (marks[order] == UNLABELLED).byte().argsort(stable=True)
         kept = order[labelled_first][:KEPT].sort().values
         self._memory, self._marks = rows[kept], marks[kept]
@@ -216,8 +219,7 @@ class OrdinalRegression(Detector):
         if explain == "none":
             return Scores(score)
         share = gradient_times_input(self._net, rows)
-        fields = self._input.attribute(share.view(len(rows), self._fitted().steps, -1))
-        fields = fields[:, : data.steps]
+        fields = self._input.attribute(self._input.unflatten(share, data))
         return Scores(score, fields.sum(dim=-1), fields)
 
     # -- files ------------------------------------------------------------------------------

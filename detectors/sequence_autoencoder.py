@@ -30,14 +30,14 @@ class SequenceAutoencoder(Detector):
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._net = self._build()
         self._net.learn_usual(data)
-        self._deviance = self._learn(data, self.config, budget, self.seed)
+        self._deviance = self._learn(data, self.config, Run(self.seed, budget, self.report))
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        newer = self._learn(data, gentle(self.config), budget, self.seed + 1)
+        run = Run(self.seed + 1, budget, self.report, trained=True)
+        newer = self._learn(data, gentle(self.config), run)
         self._deviance = self._deviance.updated(newer)
 
-    def _learn(self, data: WindowBatch, settings: Training, budget: Budget, seed: int) -> Deviance:
-        run = Run(seed, budget, self.report)
+    def _learn(self, data: WindowBatch, settings: Training, run: Run) -> Deviance:
         early, late = split(data)
         self._train(Stage(self._net, settings, run), early, late)
         deviance = Deviance.fit(

@@ -34,8 +34,8 @@ class SparseAutoencoder(DenseDetector):
     Notes
     -----
     Units that are never among the largest would never learn, so that ``k`` falls from all units to
-    its value over the first half of the epochs. Largest means largest and not furthest from 0: an
-    atom is added or left out, never subtracted.
+    its value over ``epochs / 2`` epochs before those of training. Largest means largest and not
+    furthest from 0: an atom is added or left out, never subtracted.
 
     A kind of anomaly that recurs in the training data, be it ten times in two thousand windows,
     gets atoms of its own and then scores below normal windows. ``trim`` is therefore larger than

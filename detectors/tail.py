@@ -17,6 +17,10 @@ GRID = 512
 LARGEST_SHAPE = 0.5
 """Heaviest tail believed; beyond it the variance is infinite, and a few scores decide the fit."""
 
+LEAST_SCALE = 0.05
+"""Least ``sigma`` in widths of the body, that of evenly spread scores: two large scores that happen
+to be alike do not make the tail end there."""
+
 
 @dataclass(frozen=True)
 class Tail:
@@ -48,12 +52,15 @@ class Tail:
         rank = torch.arange(len(excess), dtype=torch.float64, device=scores.device)
         first = excess.mean()
         second = (excess * (1 - (rank + 0.65) / len(excess))).mean()
-        # without excesses, or with equal ones only, the tail is as wide as the body
-        spread = (quantiles[-1] - quantiles[0]).clamp(min=1e-12)
+        # how wide the body of a few scores is they cannot say: their size stands for it
+        guess = quantiles[-1].abs() / len(ordered)
+        spread = torch.maximum(quantiles[-1] - quantiles[0], guess)
+        spread = torch.where(spread > 0, spread, 1.0)
         gap = first - 2 * second
         shape = torch.where(gap > 0, 2 - first / gap, 0.0).clamp(0, LARGEST_SHAPE)
+        # without excesses, or with equal ones only, the tail is as wide as the body
         scale = torch.where(first > 1e-6 * spread, first * (1 - shape), spread)
-        return cls(quantiles, shape, scale)
+        return cls(quantiles, shape, torch.maximum(scale, LEAST_SCALE * spread))
 
     def surprise(self, scores: Tensor) -> Tensor:
         """``-log p`` of scores ``[B]``, float64; grows with the score without bound."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
-from detectors.loops.attribution import nearest_example, path_gradient, spread_out
+from detectors.loops.attribution import from_nearest, spread_out
 from detectors.loops.batches import evaluate, split
 from detectors.loops.moments import Moments
 from detectors.loops.prediction import Gapped, fill_in
@@ -85,9 +85,9 @@ class Transfer(Detector):
     ``EXAMPLES`` windows of the fit.
 
     Adaptations: the network of the paper was trained on images of other kinds and its head is a
-    one-class machine; here the stream itself is what is learned from first. The covariance has a
-    ridge, the embedding of a new value is ``NEW_REACH`` times as long as the others. The encoder is
-    never fine-tuned.
+    one-class SVM, which is not offered; here the stream itself is what is learned from first. The
+    covariance has a ridge, the embedding of a new value is ``NEW_REACH`` times as long as the
+    others. The encoder is never fine-tuned.
 
     References
     ----------
@@ -134,39 +134,32 @@ class Transfer(Detector):
         fill_in(Stage(filler, self.config, run), *split(data), filler, self.config.hide)
         self._encoder.input.push_out_new(NEW_REACH)
         self._examples = self._encoder.columns(spread_out(data))
-        self._head = self._new_head(data)
+        self._head = self._new_head(evaluate(self._codes, data, self.config.batch))
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self._head = self._head.updated(self._new_head(data))
-        self.report.losses = [float(evaluate(self._distance, data, self.config.batch).mean())]
+        codes = evaluate(self._codes, data, self.config.batch)
+        self._head = self._head.updated(self._new_head(codes))
+        self.report.losses = [float(self._head.distance(codes).mean())]
         self.report.stopped = "epochs"
 
-    def _new_head(self, data: WindowBatch) -> Moments:
-        codes = evaluate(self._codes, data, self.config.batch)
+    def _new_head(self, codes: Tensor) -> Moments:
         return Moments.fit(codes, self.config.trim, RIDGE)
 
     def _codes(self, data: WindowBatch) -> Tensor:
         return self._encoder.code(self._encoder.columns(data), data.mask)
 
-    def _distance(self, data: WindowBatch) -> Tensor:
-        return self._head.distance(self._codes(data))
+    def _distance(self, columns: Tensor, mask: Tensor) -> Tensor:
+        """Score ``[B, T, E]`` and ``mask [B, T]``, ``[B]``."""
+        return self._head.distance(self._encoder.code(columns, mask))
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        score = self._distance(data)
+        columns = self._encoder.columns(data)
+        score = self._distance(columns, data.mask)
         if explain == "none":
             return Scores(score)
-        share = self._encoder.input.attribute(self._path_gradient(data))
-        return Scores(score, share.sum(dim=-1), share)
-
-    def _path_gradient(self, data: WindowBatch) -> Tensor:
-        """``[B, T, E]``: how much each column adds to the distance, where it adds any."""
-        with torch.inference_mode(False):
-            mask = data.mask.clone()
-            columns = self._encoder.columns(data)
-            start = nearest_example(columns, self._examples) * mask.unsqueeze(-1)
-            return path_gradient(
-                lambda point: self._head.distance(self._encoder.code(point, mask)), start, columns
-            )
+        share = from_nearest(self._distance, columns, data.mask, self._examples)
+        feature = self._encoder.input.attribute(share)
+        return Scores(score, feature.sum(dim=-1), feature)
 
     def _build(self) -> StepEncoder:
         shape = self._fitted()

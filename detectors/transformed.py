@@ -13,6 +13,10 @@ from detectors.loops.stage import Count, Positive, Share, Training
 from detectors.nets.transforms import SEGMENT_ORDERS, RecordClassifier, TimeClassifier
 from detectors.network import ExplainedNetwork
 
+SURE = 0.01
+"""Surprise in nats below which an answer is sure enough: more training gains nothing on normal
+windows, and makes the network sure of anomalies too."""
+
 ORDERS = Annotated[int, msgspec.Meta(ge=1, le=len(SEGMENT_ORDERS))]
 
 
@@ -37,6 +41,7 @@ class TransformTraining(Training, frozen=True, kw_only=True):
     steps_per_epoch: Count = 50
     batch: Count = 64
     learning_rate: Positive = 3e-3
+    patience: Count = 2
     trim: Share = 0.01
 
 
@@ -63,6 +68,9 @@ class TransformationClassifier(ExplainedNetwork):
 
     def _loss(self, data: WindowBatch) -> Tensor:
         return surprise(self._log_answers(self._input(data), data.mask))
+
+    def _held_out_loss(self, data: WindowBatch) -> Tensor:
+        return self._loss(data).clamp(min=SURE)
 
 
 def surprise(log_answers: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.denoise_ae import corrupted
+from detectors.inputs import RecordInput
 from detectors.loops.batches import evaluate, held_out_loss
 from detectors.loops.deviance import ease_by_position
 from detectors.loops.error_scale import ErrorScale
@@ -80,7 +81,8 @@ class Uoda(NetworkDetector):
 
     From the paper: both stages, prediction of codes. Adaptations: a GRU with one layer; no joint
     fine-tuning; the second term of the score, in the space of the inputs, names the fields; errors
-    are weighed by field; categories become columns, an event thus a step of one-hot columns.
+    are weighed by field; categories become columns, an event thus a step of one-hot columns, or
+    beyond 64 ids a random code that stays as it is.
 
     References
     ----------
@@ -134,6 +136,9 @@ class Uoda(NetworkDetector):
     )
     chunk = 512
     _net: UodaNet
+
+    def _new_input(self, data: WindowBatch) -> RecordInput:
+        return RecordInput.fit(data, codes=data.features == 0)
 
     def _network(self) -> nn.Module:
         config = self.config

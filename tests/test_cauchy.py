@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors import create
-from detectors.cauchy import LARGEST_P, combine
+from detectors import Budget, create
+from detectors.cauchy import HELD, LARGEST_P, CauchyCombination, combine
 from detectors.checks.sense import ranking
 from detectors.checks.sources import sample
 from detectors.tail import TAIL, Tail
@@ -99,3 +99,39 @@ def test_an_unknown_member_is_named() -> None:
         create("cauchy", members=["knm"]).fit(np.zeros((10, 3)))
     with pytest.raises(DataError, match="no detector 'cauchy'"):
         create("cauchy", members=["cauchy"]).fit(np.zeros((10, 3)))
+
+
+@pytest.mark.parametrize("windows", [1, 2, 20])
+def test_a_small_update_does_not_make_normal_windows_incredible(windows: int) -> None:
+    data = sample("SUBSPACE")
+    detector = create("cauchy").fit(data.train)
+    detector.partial_fit(data.train[:windows])
+    assert float(detector.score(data.normal).score.max()) < 20
+
+
+@pytest.mark.parametrize("windows", [3, 10, 40, 150])
+def test_nor_does_a_fit_on_few_windows(windows: int) -> None:
+    data = sample("SUBSPACE")
+    scores = create("cauchy").fit(data.train[:windows]).score(data.normal).score
+    assert float(scores.median()) < 20
+
+
+def test_held_out_windows_are_kept_but_not_without_bound() -> None:
+    rows = np.random.default_rng(0).normal(size=(300, 3))
+    detector = CauchyCombination(members=("pca",)).fit(rows)
+    for count, expected in ((200, 50), (200, 70), (15 * HELD, HELD)):
+        detector.partial_fit(np.resize(rows, (count, 3)))
+        assert len(detector._held) == expected
+
+
+def test_steps_of_a_budget_are_shared_among_those_that_are_trained() -> None:
+    detector = CauchyCombination(members=("ae", "vae", "pca")).fit(np.zeros((2, 3)))
+    assert detector._share_of(Budget(seconds=6.0, steps=100)) == Budget(seconds=2.0, steps=50)
+    assert detector._share_of(Budget()) == Budget()
+
+
+def test_equal_scores_have_a_tail_as_wide_as_they_are_large() -> None:
+    found = Tail.fit(torch.full((5,), 10.0)).surprise(torch.tensor([10.0, 11.0, 20.0, 1000.0]))
+    assert found[0] < found[1] < found[2] < 20
+    assert found[3] > 100
+    assert float(Tail.fit(torch.zeros(3)).surprise(torch.tensor([0.1]))) < 5

@@ -21,6 +21,15 @@ def learned() -> E3Outlier:
     return E3Outlier(hidden=16, batch=32).fit(train, budget=Budget(steps=60))
 
 
+def test_anomalies_among_the_held_out_windows_do_not_keep_training_going() -> None:
+    data = sample("WAVES")
+    train = data.train.num[:600].clone()
+    train[::20] = data.anomalous.num[:30]
+    detector = E3Outlier(hidden=16, batch=32, orders=1, learning_rate=1e-2, epochs=60).fit(train)
+    assert detector.report.stopped == "early stop"
+    assert len(detector.report.losses) < 30
+
+
 def test_scores_of_sure_and_of_undecided_answers() -> None:
     sure = torch.eye(4).clamp(min=1e-30).log().unsqueeze(0)
     lost = torch.full((1, 4, 4), 0.25).log()

@@ -12,9 +12,10 @@ from detectors import Budget
 from detectors.checks.sense import ranking
 from detectors.checks.sources import sample
 from detectors.checks.subject import small
-from detectors.gt import GeometricTransformations
+from detectors.gt import LEAST_LOG, GeometricTransformations
 from detectors.loops.dirichlet import fit_dirichlet
 from detectors.nets.transforms import RecordClassifier, TimeTransforms
+from detectors.transformed import SURE
 
 
 def learned(form: str = "log") -> GeometricTransformations:
@@ -113,17 +114,36 @@ def test_all_forms_of_the_score_agree_on_the_order_and_find_anomalies(form: str)
     assert ranking(scores[:500], scores[500:]) > 0.65
 
 
+def test_training_ends_soon_after_the_answers_are_sure() -> None:
+    data = small("record", windows=400)
+    detector = GeometricTransformations(maps=2, batch=32, epochs=200, learning_rate=1e-2).fit(data)
+    assert detector.report.stopped == "early stop"
+    assert len(detector.report.losses) < 60
+    late = detector._prepare(data[360:])
+    assert float(detector._held_out_loss(late).mean()) == pytest.approx(SURE, rel=0.1)
+
+
 def test_known_dirichlet_distributions_are_recovered() -> None:
     true = np.array([[3.0, 1.0, 0.5, 7.0], [0.3, 0.3, 4.0, 1.0]])
     rng = np.random.default_rng(0)
     draws = np.stack([rng.dirichlet(alpha, size=5000) for alpha in true], axis=1)
-    found = fit_dirichlet(torch.from_numpy(draws).clamp(min=1e-12).log())
+    shares = torch.from_numpy(draws).clamp(min=1e-12)
+    found = fit_dirichlet(shares.mean(dim=0), shares.log().mean(dim=0))
     torch.testing.assert_close(found, torch.from_numpy(true), rtol=0.1, atol=0.0)
 
 
+def test_the_distributions_are_those_of_all_training_windows() -> None:
+    data = small("record", windows=60)
+    detector = GeometricTransformations(maps=3, batch=2).fit(data, budget=Budget(steps=2))
+    early = detector._prepare(data)[:54]
+    logs = detector._log_answers(early.num, early.mask).clamp(min=LEAST_LOG).double()
+    expected = fit_dirichlet(logs.exp().mean(dim=0), logs.mean(dim=0)).float()
+    torch.testing.assert_close(detector._alpha, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_equal_answers_have_a_distribution_too() -> None:
-    same = torch.full((10, 2, 3), 1 / 3).log()
-    found = fit_dirichlet(same)
+    same = torch.full((2, 3), 1 / 3).double()
+    found = fit_dirichlet(same, same.log())
     assert bool(found.isfinite().all())
 
 

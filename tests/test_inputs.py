@@ -142,3 +142,26 @@ def test_surprisal_of_a_new_value_counts_the_vocabulary() -> None:
         for vocab in (100, 400)
     )
     assert float(large_vocab - small_vocab) == pytest.approx(math.log(4), abs=1e-3)
+
+
+def test_codes_tell_the_values_of_a_large_vocabulary_apart() -> None:
+    torch.manual_seed(0)
+    vocab = 10 * ONE_HOT_MAX
+    reader = RecordInput.fit(categories(list(range(2, vocab - 1)), vocab), codes=True)
+    known = columns_of(reader, list(range(2, 100)), vocab)
+    distances = torch.pdist(known).square()
+    assert float(distances.mean()) == pytest.approx(1.0, abs=0.02)
+    assert float(distances.min()) > 0.3
+    padding, new, unseen = columns_of(reader, [0, NEW, vocab - 1], vocab)
+    assert torch.equal(padding, torch.zeros_like(padding))
+    assert torch.equal(new, unseen)
+    assert float(new.norm()) == pytest.approx(NEW_FLIP)
+    few = RecordInput.fit(categories([2, 3], 9), codes=True)
+    assert torch.equal(few.tables[0], RecordInput.fit(categories([2, 3], 9)).tables[0])
+
+
+def test_rows_come_apart_again() -> None:
+    data = small("mixed", windows=9)
+    reader = RecordInput.fit(data)
+    rows = reader.flatten(data, 3)
+    assert torch.equal(reader.unflatten(rows, data), reader(data))

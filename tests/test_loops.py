@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detectors import Budget, FitReport
+from detectors import Budget, FitReport, create
 from detectors.checks.subject import small
 from detectors.loops.batches import minibatches, split, trimmed_mean
 from detectors.loops.stage import Run, Stage, Training, gentle
@@ -121,6 +121,32 @@ def test_the_worst_losses_are_trimmed() -> None:
     for share, expected, trimmed in ((0.25, 2.0, 1), (0.2, 26.5, 0), (0.6, 1.5, 2)):
         mean, out = trimmed_mean(losses, share)
         assert (float(mean), out) == (expected, trimmed)
+
+
+@pytest.mark.parametrize(("trained", "first"), [(False, 0), (True, 2 * BATCHES)])
+def test_trimming_begins_once_the_network_knows_what_is_normal(trained: bool, first: int) -> None:
+    training, trimmed = stage(trim=0.25, epochs=3), []
+    training.run.trained = trained
+    report = training.run.report
+    train(training, draw, square(training), after_epoch=lambda _: trimmed.append(report.trimmed))
+    assert trimmed == [first, 2 * BATCHES, 2 * BATCHES]
+
+
+@pytest.mark.parametrize("name", ["ae", "lstm_ae", "ffp", "uoda"])
+def test_an_update_trims_from_its_first_epoch_on(name: str) -> None:
+    detector = create(name, trim=0.3, batch=10, epochs=5)
+    detector.fit(small("series"), budget=Budget(steps=2))
+    assert detector.report.trimmed == 0
+    detector.partial_fit(small("series")[:22], budget=Budget(steps=2))
+    assert len(detector.report.losses) == 1
+    assert detector.report.trimmed == 6
+
+
+def test_a_warm_up_finds_out_what_is_normal() -> None:
+    detector = create("vae", trim=0.3, batch=10, epochs=1, warm_up=1)
+    detector.fit(small("series")[:22])
+    assert len(detector.report.losses) == 2
+    assert detector.report.trimmed == 6
 
 
 def test_the_latest_tenth_is_held_out() -> None:

@@ -6,11 +6,14 @@ import itertools
 import math
 from collections.abc import Iterable
 from functools import cache
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from detectors import Budget
 from detectors.batch import NEW, PAD, WindowBatch, events
@@ -26,7 +29,7 @@ from detectors.loops.reward import (
     policy_loss,
 )
 from detectors.nets.policy import BOUND, PolicyNet, RewardNet
-from detectors.pup import RewardInference
+from detectors.pup import Contest, RewardInference
 from schemas.errors import DataError
 
 ACTIONS, LENGTH = 3, 3
@@ -37,6 +40,22 @@ def learned() -> RewardInference:
     """A detector that others may read and not change."""
     detector = RewardInference(context=3, segment=5, learning_rate=5e-3)
     return detector.fit(sample("GRAMMAR").train, budget=Budget(steps=200))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Watches how large a tensor is made at most."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.numbers = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.numbers = max(self.numbers, result.numel())
+        return result
 
 
 class Toy:
@@ -206,9 +225,51 @@ def test_other_inputs_are_refused() -> None:
         RewardInference().fit(small("sequence"))
 
 
-def test_lengths_compare() -> None:
-    """Without rewards, and with even chances, ``log Z`` is 0 at any length."""
-    chances = torch.full((64, 4), -math.log(5.0))
-    real = torch.arange(4) < torch.randint(1, 5, (64, 1))
-    even = ((chances + math.log(5.0)) * real).sum(dim=1)
-    assert float(log_partition(torch.zeros(64), even)) == pytest.approx(0.0, abs=1e-6)
+@pytest.mark.parametrize("reward", [0.0, 0.5])
+def test_lengths_compare(reward: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a constant reward and even chances, ``log Z`` is that of equally long pieces."""
+    vocab, heads = 6, 3
+    detector = RewardInference(context=2, heads=heads, hidden=4)
+    detector.fit(events(np.full((4, 3), 2), vocab=vocab), budget=Budget(steps=1))
+
+    def even(states: Tensor, actions: Tensor) -> Tensor:
+        return torch.full(actions.shape, -math.log(vocab - 1))
+
+    def constant(states: Tensor, actions: Tensor) -> Tensor:
+        return torch.full((*actions.shape, heads), reward)
+
+    monkeypatch.setattr(detector, "_policy", SimpleNamespace(chosen=even))
+    monkeypatch.setattr(detector, "_reward", constant)
+    real = torch.arange(4) < torch.tensor([1, 4, 2, 3]).repeat(16).unsqueeze(1)
+    ids = torch.where(real, 2, PAD)
+    piece = Behaviour(torch.full((64, 4, 2), 2), ids, real)
+    lengths = real.sum(dim=1).float()
+    log_z = (reward * lengths).logsumexp(dim=0) - math.log(64)
+    policy = policy_loss(
+        torch.full((64, 4), reward), torch.full((64, 4), -math.log(vocab - 1)), real
+    )
+    found = detector._loss(Contest(piece, piece, head=1))
+    torch.testing.assert_close(found, log_z - reward * lengths + policy)
+
+
+def test_rewards_are_those_of_all_outputs_without_computing_all() -> None:
+    vocab, heads = 4000, 10
+    net = RewardNet(vocab, 3, 16, heads)
+    states, actions = torch.randint(vocab, (50, 7, 3)), torch.randint(vocab, (50, 7))
+    every = net.body(states).unflatten(-1, (heads, vocab))
+    raw = every.gather(-1, actions[..., None, None].expand(50, 7, heads, 1)).squeeze(-1)
+    with LargestTensor() as largest:
+        found = net(states, actions)
+    torch.testing.assert_close(found, BOUND * torch.tanh(raw / BOUND))
+    assert largest.numbers <= max(p.numel() for p in net.parameters())
+    assert largest.numbers < 50 * 7 * vocab / 2
+
+
+def test_mini_batches_are_never_the_short_rest_of_an_epoch() -> None:
+    data = sample("GRAMMAR").train[:100]
+    detector = RewardInference(batch=30, context=2, hidden=4, heads=2)
+    detector.fit(data[:20], budget=Budget(steps=1))
+    for count, expected in ((20, [20]), (90, [30, 30, 30]), (100, [30, 30, 30])):
+        generator = torch.Generator().manual_seed(0)
+        contests = detector._contests(data[:count], detector.config, generator)
+        assert [len(contest.observed.actions) for contest in contests] == expected

@@ -112,9 +112,26 @@ def test_only_the_shared_framework_has_one_code() -> None:
     assert codes["shared"].shape == (1, 48, 8)
 
 
+def test_the_loss_by_hand() -> None:
+    """Errors of all members add up against one penalty; the sum is divided by their number."""
+    data = small("series", windows=20)
+    detectors = {
+        framework: RecurrentEnsemble(framework=framework, sparsity=0.3, **SMALL)
+        for framework in ("independent", "shared")
+    }
+    for framework, detector in detectors.items():
+        windows = detector.fit(data, budget=Budget(steps=2))._prepare(data)
+        codes = detector._net.encode(windows.num, windows.mask)
+        copies = detector._net.decode(codes, windows.mask)
+        errors = ((copies - windows.num).square() * windows.mask.unsqueeze(-1)).sum(dim=(0, 2, 3))
+        penalty = 0.3 * codes[0].abs().sum(dim=1) if framework == "shared" else 0.0
+        rows, real = detector._rows(windows), detector._real(windows)
+        torch.testing.assert_close(detector._loss(rows, real), (errors + penalty) / 5)
+
+
 def test_sparsity_makes_the_common_code_small() -> None:
     data, sizes = small("series", windows=200), []
-    for sparsity in (0.0, 1.0):
+    for sparsity in (0.0, 5.0):
         detector = RecurrentEnsemble(framework="shared", sparsity=sparsity, epochs=8, **SMALL)
         detector.fit(data)
         codes = detector._net.encode(detector._prepare(data).num, data.mask)

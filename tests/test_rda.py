@@ -50,6 +50,10 @@ def test_the_learned_threshold_flags_the_share_asked_for(penalty: Penalty) -> No
     left = shrink(early - detector._net(early), detector._threshold, penalty)
     flagged = (left != 0).any(dim=1) if penalty == "rows" else left != 0
     assert float(flagged.float().mean()) == pytest.approx(0.1, abs=0.002)
+    if penalty == "rows":
+        assert detector.report.trimmed == pytest.approx(180, abs=2)
+    else:
+        assert 180 < detector.report.trimmed < 1800
 
 
 def corrupted(data: WindowBatch) -> tuple[WindowBatch, torch.Tensor]:

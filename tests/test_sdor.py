@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detectors import Budget, FitReport
 from detectors.batch import WindowBatch
@@ -16,6 +16,7 @@ from detectors.checks.sense import ranking
 from detectors.checks.sources import sample
 from detectors.checks.subject import join, small
 from detectors.loops.ordinal import (
+    PseudoLabels,
     mean_rank,
     nearest_in_samples,
     ordinal_loss,
@@ -54,15 +55,30 @@ def test_planted_anomalies_rank_high_after_every_round(rounds: int) -> None:
     assert ranking(scores, detector.score(data.anomalous[100:]).score) > 0.85
 
 
-def test_after_a_round_the_anomalous_set_scores_higher() -> None:
-    detector = learned(1)
-    rows, _ = detector._rows(detector._prepare(contaminated()))
-    torch.manual_seed(0)
-    marks = torch.full((2000,), -1)
-    labels = pseudo_labels(detector._first_ranking(rows), marks, 0.05, 0.2)
+def test_after_a_round_the_anomalous_set_scores_higher(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    def watched(stage: Stage, rows: Tensor, labels: PseudoLabels, net: nn.Module) -> None:
+        regress(stage, rows, labels, net)
+        given.append((rows, labels))
+
+    monkeypatch.setattr("detectors.sdor.regress", watched)
+    detector = OrdinalRegression(rounds=1, **SMALL).fit(contaminated(), budget=Budget(steps=800))
+    ((rows, labels),) = given
+    assert int(labels.anomalous.sum()) == 100
+    assert int(labels.normal.sum()) == 400
     scores = detector._rank(rows)
     high, low = scores[labels.anomalous].mean(), scores[labels.normal].mean()
     assert float(high) > 0.5 > float(low)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_every_round_of_a_fit_has_all_its_epochs(rounds: int) -> None:
+    settings: dict[str, Any] = {"rounds": rounds, "pretrain_epochs": 3, "steps_per_epoch": 2}
+    detector = OrdinalRegression(epochs=6, **settings).fit(contaminated())
+    assert len(detector.report.losses) == 3 + 6 * rounds
+    detector.partial_fit(contaminated()[:50])
+    assert len(detector.report.losses) == 1
 
 
 def test_pseudo_labels_are_the_ends_of_the_ranking() -> None:

@@ -4,10 +4,12 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from detectors import Budget
+from detectors.batch import NEW, events
 from detectors.checks.sense import ranking
 from detectors.checks.sources import sample
 from detectors.checks.subject import small
@@ -78,6 +80,20 @@ def test_early_steps_are_measured_by_what_is_usual_there() -> None:
 def test_codes_and_fields_weigh_alike() -> None:
     errors = torch.tensor([[[4.0, 1.0, 2.0, 3.0]]])
     assert step_scores(errors).tolist() == [[3.0]]
+
+
+def test_the_order_of_events_of_many_ids_is_learned() -> None:
+    """All ids are equally frequent, so that nothing but their order can be wrong."""
+    rng = np.random.default_rng(0)
+    steps = rng.integers(0, 150, size=(1000, 1)) + np.arange(12)
+    usual, moved = 2 + steps % 150, 2 + rng.permuted(steps[900:], axis=1) % 150
+    train, normal, odd = (events(ids, vocab=200) for ids in (usual[:900], usual[900:], moved))
+    detector = Uoda(**SMALL).fit(train, budget=Budget(steps=300))
+    low, high = (detector.score(data).score for data in (normal, odd))
+    assert ranking(low, high) > 0.9
+    new = replace(normal, cat=normal.cat.clone())
+    new.cat[:, 6] = NEW
+    assert ranking(low, detector.score(new).score) > 0.99
 
 
 def test_anomalous_windows_score_above_normal_ones() -> None:

@@ -92,6 +92,8 @@ def labels_honest(subject: Subject, name: str) -> None:
         for labels in (None, few):
             with refused(LabelsError, "too few labels", caps.name, str(caps.min_labels)):
                 subject.new().fit(data, labels, budget=QUICK)
+        with refused(LabelsError, "anomalies only", caps.name, "every window"):
+            subject.new().fit(data, np.ones(len(data)), budget=QUICK)
     for labels in (marks[:-1], marks * 3, marks.reshape(-1, 1)):
         with refused(LabelsError, "labels of another form", caps.name):
             subject.new().fit(data, labels, budget=QUICK)

@@ -140,6 +140,8 @@ def device_parity(subject: Subject, name: str) -> None:
     usual = expected.abs().median().clamp(min=1e-3)
     gap = ((found - expected).abs() / expected.abs().maximum(usual)).max()
     require(gap <= 1e-4, f"scores on CPU and GPU differ by {float(gap):.3g} of their size")
+    before = torch.cuda.get_rng_state()
     fitted = subject.new(device="cuda").fit(small(name), subject.labels(len(data)), budget=QUICK)
+    require(torch.equal(torch.cuda.get_rng_state(), before), "the GPU's generator changed")
     scores = fitted.score(data, explain="full")
     require(scores.score.isfinite().all(), "fitted on a GPU: infinite scores")

@@ -66,6 +66,30 @@ def path_gradient(score: Callable[[Tensor], Tensor], start: Tensor, end: Tensor)
     return path_change(score, start, end).clamp(min=0.0)
 
 
+def from_nearest(
+    score: Callable[[Tensor, Tensor], Tensor],
+    columns: Tensor,
+    mask: Tensor,
+    examples: Tensor,
+    way: Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor] = path_gradient,
+) -> Tensor:
+    """How much each entry ``[B, T, E]`` adds to a score on the way from the nearest example.
+
+    Parameters
+    ----------
+    score
+        Columns ``[B, T, E]`` and ``mask [B, T]`` to ``[B]``.
+    examples
+        ``[M, T', E]``, usual windows.
+    way
+        Shares the change of the score between two windows out among their entries.
+    """
+    with torch.inference_mode(False):
+        mask = mask.clone()  # gradients need tensors of their own
+    start = nearest_example(columns, examples) * mask.unsqueeze(-1)
+    return way(lambda point: score(point, mask), start, columns)
+
+
 def spread_out(data: WindowBatch) -> WindowBatch:
     """``EXAMPLES`` windows at equal distances; all of them if they are fewer."""
     return data[:: max(1, len(data) // EXAMPLES)][:EXAMPLES]

@@ -17,20 +17,19 @@ BOUNDS = (1e-6, 1e6)
 """Least and largest parameters: those of draws that are all equal have no limit."""
 
 
-def fit_dirichlet(log_shares: Tensor) -> Tensor:
-    """Parameters ``[n, K]`` of ``n`` distributions, float64.
+def fit_dirichlet(mean: Tensor, mean_log: Tensor) -> Tensor:
+    """Parameters ``[n, K]`` of ``n`` distributions.
 
     Parameters
     ----------
-    log_shares
-        ``[N, n, K]``: logarithms of ``N`` draws from each of them.
+    mean, mean_log
+        ``[n, K]`` float64: means of draws from each of them and of their logarithms, which are all
+        that matters of the draws.
 
     References
     ----------
     Minka 2000, *Estimating a Dirichlet distribution* (the step, which needs no matrix).
     """
-    logs = log_shares.double()
-    mean_log, mean = logs.mean(dim=0), logs.exp().mean(dim=0)
     gap = (torch.xlogy(mean, mean) - mean * mean_log).sum(dim=-1, keepdim=True)
     alpha = (mean * (mean.shape[-1] - 1) * EULER / gap.clamp(min=1e-9)).clamp(*BOUNDS)
     for _ in range(ROUNDS):

@@ -64,12 +64,10 @@ class LabelStore:
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Everything kept, as tensors whose names start with ``prefix``."""
-        windows = self.windows
-        parts = {"num": windows.num, "cat": windows.cat, "mask": windows.mask, "marks": self.marks}
-        return {f"{prefix}{name}": tensor for name, tensor in parts.items()}
+        return {**self.windows.state(prefix), f"{prefix}marks": self.marks}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor], prefix: str, shape: Shape) -> Self:
         """Rebuild what :meth:`state` described; ``KeyError`` if a part is missing."""
-        num, cat, mask = (state[f"{prefix}{name}"] for name in ("num", "cat", "mask"))
-        return cls(WindowBatch(num, cat, mask, shape.vocab), state[f"{prefix}marks"])
+        windows = WindowBatch.from_state(state, prefix, shape.vocab)
+        return cls(windows, state[f"{prefix}marks"])

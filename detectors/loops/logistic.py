@@ -59,7 +59,8 @@ def separate(halves: Halves, strength: float) -> tuple[Tensor, Tensor]:
     ridge = torch.ones(extended.shape[2], dtype=x.dtype, device=x.device)
     ridge[-1] = TIE  # constants are free
     curvature = torch.einsum("bte,bt,btf->bef", extended, share / 4, extended) + torch.diag(ridge)
-    factor = torch.linalg.cholesky(curvature)
+    # never fails with a ridge, and to look whether it did would make the host wait
+    factor = torch.linalg.cholesky_ex(curvature).L
     solution = torch.zeros_like(extended[:, 0])
     for _ in range(ROUNDS):
         margin = sign * torch.einsum("bte,be->bt", extended, solution)

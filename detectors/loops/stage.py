@@ -79,6 +79,9 @@ class Run:
         Order of mini-batches and all other draws follow from it.
     budget, report
         Limits of the fit, and where its course is written down.
+    trained
+        Whether the network already knows what is normal when training begins, as it does in an
+        update.
     steps
         Optimiser steps done.
     """
@@ -86,6 +89,7 @@ class Run:
     seed: int
     budget: Budget
     report: FitReport
+    trained: bool = False
     clock: Callable[[], float] = time.monotonic
     steps: int = 0
     started: float = field(init=False)

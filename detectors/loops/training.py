@@ -111,7 +111,8 @@ def warm_up(
 ) -> None:
     """Train while the loss tightens, and keep the last weights.
 
-    Losses at different warmth do not compare, so none of them can choose the best weights.
+    Losses at different warmth do not compare, so none of them can choose the best weights. What is
+    normal is known afterwards: later stages of the run trim from their first epoch on.
 
     Parameters
     ----------
@@ -131,6 +132,7 @@ def warm_up(
         )
     finally:
         tighten(1.0)
+    stage.run.trained = True
 
 
 class _Course(Generic[T]):
@@ -181,8 +183,8 @@ class _Course(Generic[T]):
         for player, optimiser in zip(self.players, self.optimisers, strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = self.rate * player.rate * (settings.decay if self.late else 1.0)
-        # the first epoch still has to find out what is unlike the rest
-        trim = settings.trim if self.done > 0 else 0.0
+        # the first epoch of a fit still has to find out what is unlike the rest
+        trim = settings.trim if self.done > 0 or stage.run.trained else 0.0
         losses: list[list[Tensor]] = [[] for _ in self.players]
         trimmed = 0
         for batch in draw(self.generator):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -27,20 +29,28 @@ class ContextNet(nn.Module):
         result: Tensor = self.layers(self.embedding(states).flatten(-2))
         return result
 
+    def some(self, states: Tensor, outputs: Tensor) -> Tensor:
+        """Only the outputs ``[..., n]`` with the given numbers: all would fill the memory."""
+        hidden = self.layers[:-1](self.embedding(states).flatten(-2))
+        last = cast("nn.Linear", self.layers[-1])
+        weight = nn.functional.embedding(outputs, last.weight)
+        result: Tensor = (weight @ hidden.unsqueeze(-1)).squeeze(-1) + last.bias[outputs]
+        return result
+
 
 class RewardNet(nn.Module):
     """Several opinions on the reward of each action in a state."""
 
     def __init__(self, vocab: int, context: int, hidden: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.vocab, self.heads = vocab, heads
         self.body = ContextNet(vocab, context, hidden, heads * vocab)
 
     def forward(self, states: Tensor, actions: Tensor) -> Tensor:
         """States ``[..., k]`` and actions ``[...]`` to ``tau [..., heads]``, within the bound."""
-        raw = self.body(states).unflatten(-1, (self.heads, -1))
-        at = actions[..., None, None].expand(*raw.shape[:-1], 1)
-        return BOUND * torch.tanh(raw.gather(-1, at).squeeze(-1) / BOUND)
+        heads = torch.arange(self.heads, device=actions.device)
+        raw = self.body.some(states, actions.unsqueeze(-1) + self.vocab * heads)
+        return BOUND * torch.tanh(raw / BOUND)
 
 
 class PolicyNet(nn.Module):

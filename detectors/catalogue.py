@@ -54,6 +54,7 @@ CATALOGUE: dict[str, str] = {
     "mogaal": "detectors.mogaal:MultipleMakers",
     "nce": "detectors.nce:EventNce",
     "netwalk": "detectors.netwalk:NetWalk",
+    "oada": "detectors.oada:DummyAnomalies",
     "ocan": "detectors.ocan:Ocan",
     "ocgan": "detectors.ocgan:Ocgan",
     "online_iforest": "detectors.online_iforest:OnlineIsolationForest",

@@ -48,6 +48,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "mil": (Budget(steps=400), {"learning_rate": 3e-3}),
     "mogaal": (Budget(steps=600), {"batch": 64}),
     "netwalk": (Budget(steps=300), {}),
+    "oada": (Budget(steps=400), {"batch": 64, "learning_rate": 5e-3}),
     "ocan": (Budget(steps=800), {"batch": 64, "learning_rate": 3e-3}),
     "ocgan": (Budget(steps=300), {"code": 3, "batch": 64}),
     "prenet": (Budget(steps=200), {}),

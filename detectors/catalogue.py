@@ -16,6 +16,7 @@ from schemas.nearest import nearest
 CATALOGUE: dict[str, str] = {
     "ae": "detectors.ae:Autoencoder",
     "aehe": "detectors.aehe:EventEmbedding",
+    "ae_ocsvm": "detectors.ae_ocsvm:AutoencoderOcSvm",
     "alad": "detectors.alad:Alad",
     "alocc": "detectors.alocc:Alocc",
     "anogan": "detectors.anogan:AnoGan",
@@ -55,6 +56,7 @@ CATALOGUE: dict[str, str] = {
     "mogaal": "detectors.mogaal:MultipleMakers",
     "nce": "detectors.nce:EventNce",
     "netwalk": "detectors.netwalk:NetWalk",
+    "oada": "detectors.oada:DummyAnomalies",
     "ocan": "detectors.ocan:Ocan",
     "ocgan": "detectors.ocgan:Ocgan",
     "ocnn": "detectors.ocnn:OneClassNeuralNetwork",

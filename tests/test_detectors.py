@@ -11,6 +11,10 @@ from detectors.checks.subject import Subject, require_close, small, tensors
 # Default settings are made for 100,000 windows; on 2,000 easy ones less work learns enough.
 TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "ae": (Budget(steps=400), {"code": 4, "batch": 64, "learning_rate": 5e-3}),
+    "ae_ocsvm": (
+        Budget(steps=200),
+        {"hidden": (64,), "frequencies": 64, "batch": 64, "learning_rate": 5e-3},
+    ),
     "aehe": (Budget(steps=150), {"batch": 256}),
     "alad": (Budget(steps=150), {"code": 8, "batch": 64, "learning_rate": 2e-3}),
     "alocc": (Budget(steps=200), {"code": 4, "batch": 64, "learning_rate": 2e-3}),
@@ -49,6 +53,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "mil": (Budget(steps=400), {"learning_rate": 3e-3}),
     "mogaal": (Budget(steps=600), {"batch": 64}),
     "netwalk": (Budget(steps=300), {}),
+    "oada": (Budget(steps=400), {"batch": 64, "learning_rate": 5e-3}),
     "ocan": (Budget(steps=800), {"batch": 64, "learning_rate": 3e-3}),
     "ocgan": (Budget(steps=300), {"code": 3, "batch": 64}),
     "prenet": (Budget(steps=200), {}),

@@ -72,6 +72,46 @@ class CorruptedAutoencoder(DenseAutoencoder):
         return super().forward(self.corrupt(rows))
 
 
+class ViewAutoencoders(nn.Module):
+    """One autoencoder for each of several views, which stand beside each other in a row.
+
+    Parameters
+    ----------
+    widths
+        Columns of each view.
+    hidden, code, corrupt
+        As in :class:`CorruptedAutoencoder`.
+    squash
+        What the codes go through.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        hidden: Sequence[int],
+        code: int,
+        corrupt: float,
+        squash: Callable[[], nn.Module] = nn.Identity,
+    ) -> None:
+        super().__init__()
+        self.widths = list(widths)
+        nets = [CorruptedAutoencoder(width, hidden, code, corrupt) for width in widths]
+        for net in nets:
+            net.encoder.append(squash())
+        self.nets: nn.ModuleList = nn.ModuleList(nets)
+
+    def encode(self, rows: Tensor) -> Tensor:
+        """``[B, D]`` to the codes ``[B, views, K]``."""
+        views = torch.split(rows, self.widths, dim=1)
+        codes = [net.get_submodule("encoder")(v) for net, v in zip(self.nets, views, strict=True)]
+        return torch.stack(codes, dim=1)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """``[B, D]`` to its copy."""
+        views = torch.split(rows, self.widths, dim=1)
+        return torch.cat([net(view) for net, view in zip(self.nets, views, strict=True)], dim=1)
+
+
 class TiedAutoencoder(nn.Module):
     """One layer that is read in both directions: ``h = W x + b``, ``xhat = W' f(h) + b'``.
 

@@ -65,6 +65,7 @@ CATALOGUE: dict[str, str] = {
     "randnet": "detectors.randnet:RandNet",
     "rcf": "detectors.rcf:RandomCutForest",
     "rda": "detectors.rda:RobustAutoencoder",
+    "repen": "detectors.repen:Repen",
     "replicator": "detectors.replicator:Replicator",
     "sad": "detectors.sad:DeepSad",
     "sdor": "detectors.sdor:OrdinalRegression",

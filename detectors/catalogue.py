@@ -15,8 +15,8 @@ from schemas.nearest import nearest
 
 CATALOGUE: dict[str, str] = {
     "ae": "detectors.ae:Autoencoder",
-    "aehe": "detectors.aehe:EventEmbedding",
     "ae_ocsvm": "detectors.ae_ocsvm:AutoencoderOcSvm",
+    "aehe": "detectors.aehe:EventEmbedding",
     "alad": "detectors.alad:Alad",
     "alocc": "detectors.alocc:Alocc",
     "anogan": "detectors.anogan:AnoGan",
@@ -70,6 +70,7 @@ CATALOGUE: dict[str, str] = {
     "rcf": "detectors.rcf:RandomCutForest",
     "rda": "detectors.rda:RobustAutoencoder",
     "rdp": "detectors.rdp:RandomDistancePrediction",
+    "repen": "detectors.repen:Repen",
     "replicator": "detectors.replicator:Replicator",
     "sad": "detectors.sad:DeepSad",
     "sdor": "detectors.sdor:OrdinalRegression",

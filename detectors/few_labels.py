@@ -1,4 +1,7 @@
-"""What detectors that learn from a few labelled anomalies share: all but network and loss."""
+"""What detectors that learn from a few labelled anomalies share: all but network and loss.
+
+Those with ``caps.min_labels`` at 0 learn without any label as well.
+"""
 
 from __future__ import annotations
 
@@ -39,15 +42,18 @@ class FewLabels(Detector):
 
     @abstractmethod
     def _teach(self, stage: Stage, others: Tensor, anomalies: Tensor) -> None:
-        """Train on ``[N, D]`` unlabelled and ``[A, D]`` anomalous rows, of which there are some."""
+        """Train on ``[N, D]`` unlabelled and ``[A, D]`` anomalous rows.
+
+        There are some of both, but for ``A`` where the detector does without labels.
+        """
 
     @abstractmethod
     def _tau(self, rows: Tensor) -> Tensor:
         """``[B, D]`` to scores ``[B]``."""
 
-    @abstractmethod
-    def _groups(self) -> list[dict[str, object]]:
-        """Parameter groups of the optimiser."""
+    def _groups(self) -> list[dict[str, object]] | None:
+        """Parameter groups of the optimiser; ``None`` treats all parameters alike."""
+        return None
 
     def _derive(self) -> None:
         """Work out what scores need of the memory; called after learning and after loading."""
@@ -74,8 +80,9 @@ class FewLabels(Detector):
             anomalous = labels == 1
         anomalies = torch.cat([self._anomalies, rows[anomalous]])
         others = torch.cat([self._others, rows[~anomalous]])
-        stage = Stage(self._net, settings, run, groups=self._groups())
-        self._teach(stage, others, anomalies)
+        if len(others):
+            stage = Stage(self._net, settings, run, groups=self._groups())
+            self._teach(stage, others, anomalies)
         self._anomalies = anomalies[-KEPT_ANOMALIES:]
         generator = torch.Generator().manual_seed(run.seed)
         kept = torch.randperm(len(others), generator=generator)[:KEPT_OTHERS]
@@ -85,8 +92,10 @@ class FewLabels(Detector):
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
         rows = self._input.flatten(data, self._fitted().steps)
         score = self._tau(rows)
-        if explain == "none":
-            return Scores(score)
+        return Scores(score) if explain == "none" else self._explained(data, rows, score)
+
+    def _explained(self, data: WindowBatch, rows: Tensor, score: Tensor) -> Scores:
+        """Scores ``[B]`` of rows ``[B, D]`` with all that ``caps`` promise besides."""
         share = gradient_times_input(self._tau, rows)
         fields = self._input.attribute(self._input.unflatten(share, data))
         return Scores(score, fields.sum(dim=-1), fields)

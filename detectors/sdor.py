@@ -18,10 +18,10 @@ from detectors.iforest import IsolationForest
 from detectors.inputs import RecordInput
 from detectors.loops.attribution import gradient_times_input
 from detectors.loops.batches import split
+from detectors.loops.neighbours import nearest_in_samples
 from detectors.loops.ordinal import (
     PseudoLabels,
     mean_rank,
-    nearest_in_samples,
     overlap,
     pseudo_labels,
     regress,

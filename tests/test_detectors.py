@@ -62,6 +62,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "randnet": (Budget(steps=300), {"members": 16, "learning_rate": 1e-2, "batch": 128}),
     "rda": (Budget(steps=500), {"code": 4, "batch": 64, "learning_rate": 1e-2}),
     "rdp": (Budget(steps=200), {"trees": 4, "learning_rate": 1e-2}),
+    "repen": (Budget(steps=150), {}),
     "replicator": (Budget(steps=500), {"batch": 64, "learning_rate": 1e-2}),
     "sad": (Budget(steps=400), {"hidden": 32, "code": 16, "batch": 64}),
     "sdor": (Budget(steps=800), {"epochs": 4}),

@@ -15,10 +15,10 @@ from detectors.batch import WindowBatch
 from detectors.checks.sense import ranking
 from detectors.checks.sources import sample
 from detectors.checks.subject import join, small
+from detectors.loops.neighbours import nearest_in_samples
 from detectors.loops.ordinal import (
     PseudoLabels,
     mean_rank,
-    nearest_in_samples,
     ordinal_loss,
     overlap,
     pseudo_labels,

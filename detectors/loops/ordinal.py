@@ -8,13 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from detectors.device import beside
 from detectors.loops.deviation import half_and_half
 from detectors.loops.stage import Stage
 from detectors.loops.training import train
-
-SAMPLES, SIZE = 50, 8
-"""Subsamples, and rows in each, that distances to nearest neighbours are averaged over."""
 
 
 class PseudoLabels(NamedTuple):
@@ -50,20 +46,6 @@ def mean_rank(scores: list[Tensor]) -> Tensor:
     """``[N]``: mean rank of each row over several scores ``[N]``; rows that tie rank alike."""
     ranks = [torch.searchsorted(score.sort().values, score) for score in scores]
     return torch.stack(ranks).double().mean(dim=0)
-
-
-def nearest_in_samples(rows: Tensor) -> Tensor:
-    """Mean over random subsamples of the distance ``[N]`` to the nearest row in each.
-
-    Draws from torch's global generator.
-
-    References
-    ----------
-    Pang et al. 2015, *LeSiNN: detecting anomalies by identifying least similar nearest neighbours*.
-    """
-    chosen = beside(torch.randint(len(rows), (SAMPLES * SIZE,)), rows)
-    distances = torch.cdist(rows, rows[chosen], compute_mode="donot_use_mm_for_euclid_dist")
-    return distances.view(len(rows), SAMPLES, SIZE).amin(dim=2).mean(dim=1)
 
 
 class Ordered(NamedTuple):

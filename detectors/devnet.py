@@ -12,6 +12,7 @@ from detectors.few_labels import FewLabels
 from detectors.loops.deviation import Prior, deviate
 from detectors.loops.stage import Count, Positive, Stage, Training
 from detectors.nets.mlp import mlp
+from detectors.nets.widths import EqualWidths
 
 
 class DevNet(FewLabels):
@@ -36,8 +37,9 @@ class DevNet(FewLabels):
     ``tau = 1.96`` lies outside the two-sided 95 % interval of the prior. That is a statement about
     the prior and not a false-alarm rate: training pulls normal scores together far more tightly.
 
-    Adaptations: windows are flattened after padding, categories become columns, inputs are robustly
-    scaled, labelled normals count as unlabelled. Explanations are the size of gradient times input.
+    Adaptations: windows are flattened after padding, categories become columns, all columns are
+    made equally wide, labelled normals count as unlabelled, ``partial_fit`` is as long as a fit.
+    Explanations are the size of gradient times input.
 
     References
     ----------
@@ -102,4 +104,5 @@ class DevNet(FewLabels):
         deviate(stage, others, anomalies, Prior(margin=self.config.margin), self._tau)
 
     def _build(self) -> nn.Sequential:
-        return mlp([self._width(), *self.config.hidden, 1]).to(self.device)
+        widths = EqualWidths(self._width())
+        return nn.Sequential(widths, *mlp([self._width(), *self.config.hidden, 1])).to(self.device)

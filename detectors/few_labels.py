@@ -15,8 +15,9 @@ from detectors.detector import Budget, Detector
 from detectors.device import beside
 from detectors.inputs import RecordInput
 from detectors.loops.attribution import gradient_times_input
-from detectors.loops.stage import Run, Stage, Training, gentle
+from detectors.loops.stage import Run, Stage, Training
 from detectors.nets.modules import load_module, module_state
+from detectors.nets.widths import EqualWidths
 from detectors.scores import Explain, Scores
 
 KEPT_ANOMALIES = 1024
@@ -30,8 +31,10 @@ KEPT_OTHERS = 2048
 class FewLabels(Detector):
     """Flattened windows, a memory of labelled and other ones, and gradients as explanations.
 
-    Labelled normals count as unlabelled. Subclasses provide the network, how it is taught, and the
-    scores that it gives.
+    Labelled normals count as unlabelled. A network may begin with :class:`EqualWidths`: in robust
+    sigmas, columns whose usual values lie close together would outweigh the others, and few labels
+    cannot correct that. Subclasses provide the network, how it is taught, and the scores that it
+    gives.
     """
 
     _net: nn.Module
@@ -61,14 +64,17 @@ class FewLabels(Detector):
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._input = RecordInput.fit(data)
         self._net = self._build()
+        for layer in self._net.modules():
+            if isinstance(layer, EqualWidths):
+                layer.learn(self._input.flatten(data, self._fitted().steps))
         empty = data.num.new_zeros((0, self._width()))
         self._anomalies, self._others = empty, empty
         self._learn(data, labels, self.config, Run(self.seed, budget, self.report))
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        # the full learning rate: a tenth of it would not let a new label be seen to work
-        settings = gentle(self.config, rate=1.0)
-        self._learn(data, labels, settings, Run(self.seed + 1, budget, self.report, trained=True))
+        # as long and as fast as a fit: a handful of new labels would not be seen to work otherwise
+        run = Run(self.seed + 1, budget, self.report, trained=True)
+        self._learn(data, labels, self.config, run)
 
     def _learn(
         self, data: WindowBatch, labels: Tensor | None, settings: Training, run: Run

@@ -13,6 +13,7 @@ from detectors.few_labels import FewLabels
 from detectors.loops.pairs import relate
 from detectors.loops.stage import Count, Positive, Stage, Training
 from detectors.nets.mlp import mlp
+from detectors.nets.widths import EqualWidths
 
 REFERENCES = 30
 """Remembered anomalies, and remembered others, that a window is paired with."""
@@ -26,7 +27,8 @@ class PairNet(nn.Module):
 
     def __init__(self, columns: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
-        self.encoder = mlp([columns, *hidden]).append(nn.ReLU())
+        layers = mlp([columns, *hidden])
+        self.encoder = nn.Sequential(EqualWidths(columns), *layers, nn.ReLU())
         self.first = nn.Linear(hidden[-1], 1)
         self.second = nn.Linear(hidden[-1], 1, bias=False)
 
@@ -55,9 +57,9 @@ class PReNet(FewLabels):
     Notes
     -----
     Anomalies come first in mixed pairs, in training as in the score. Adaptations: windows are
-    flattened after padding, categories become columns, inputs are robustly scaled, labelled normals
-    count as unlabelled, the references are fixed. Explanations are the size of gradient times
-    input.
+    flattened after padding, categories become columns, all columns are made equally wide, labelled
+    normals count as unlabelled, the references are fixed, ``partial_fit`` is as long as a fit.
+    Explanations are the size of gradient times input.
 
     References
     ----------

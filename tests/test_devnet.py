@@ -15,7 +15,7 @@ from detectors.devnet import DevNet
 from detectors.few_labels import KEPT_ANOMALIES, KEPT_OTHERS
 from detectors.loops.deviation import Prior, deviation_loss, half_and_half
 
-TRAIN = Budget(steps=200)
+TRAIN = Budget(steps=800)
 
 
 @cache

@@ -16,6 +16,7 @@ from schemas.nearest import nearest
 CATALOGUE: dict[str, str] = {
     "ae": "detectors.ae:Autoencoder",
     "aehe": "detectors.aehe:EventEmbedding",
+    "ae1svm": "detectors.ae1svm:JointOcSvm",
     "ae_ocsvm": "detectors.ae_ocsvm:AutoencoderOcSvm",
     "alad": "detectors.alad:Alad",
     "alocc": "detectors.alocc:Alocc",

@@ -15,6 +15,7 @@ from schemas.nearest import nearest
 
 CATALOGUE: dict[str, str] = {
     "ae": "detectors.ae:Autoencoder",
+    "ae1svm": "detectors.ae1svm:JointOcSvm",
     "ae_ocsvm": "detectors.ae_ocsvm:AutoencoderOcSvm",
     "aehe": "detectors.aehe:EventEmbedding",
     "alad": "detectors.alad:Alad",

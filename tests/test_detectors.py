@@ -11,6 +11,7 @@ from detectors.checks.subject import Subject, require_close, small, tensors
 # Default settings are made for 100,000 windows; on 2,000 easy ones less work learns enough.
 TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "ae": (Budget(steps=400), {"code": 4, "batch": 64, "learning_rate": 5e-3}),
+    "ae1svm": (Budget(steps=200), {"frequencies": 64, "batch": 64, "learning_rate": 5e-3}),
     "ae_ocsvm": (
         Budget(steps=200),
         {"hidden": (64,), "frequencies": 64, "batch": 64, "learning_rate": 5e-3},

@@ -15,6 +15,7 @@ from detectors.detector import Budget, Detector
 from detectors.device import beside
 from detectors.inputs import RecordInput
 from detectors.loops.reservoir import last_taken, slots_of_sample
+from detectors.loops.trees import pick
 from detectors.scores import Explain, Scores
 
 DEEPEST = 64
@@ -83,7 +84,7 @@ class RandomCutForest(Detector):
         trees: Annotated[int, msgspec.Meta(ge=1)] = 40
         sample: Annotated[int, msgspec.Meta(ge=1)] = 256
 
-    chunk = 512  # windows are compared with the boxes of all trees at once
+    chunk = 128  # windows are compared with the boxes of all trees at once
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._input = RecordInput.fit(data)
@@ -142,8 +143,16 @@ class _Forest:
     ----------
     trees, depth
         Number of roots, and of levels.
-    low, high, size
-        ``[N, D]`` boxes and ``[N]`` numbers of the windows in each node.
+    box, span
+        ``[N, 2 D]``: least and largest values of the windows in each node; ``[N]``: the sum of
+        their differences.
+    size
+        ``[N]``: how many windows those are.
+    gain
+        ``[N]``: displacement by a window that leaves the tree at the node: the size of the node,
+        or if that is larger the largest ratio on the way of a sibling to the subtree beside it.
+    kept
+        ``[N]``: displacement by a window that stays at a leaf; 0 at other nodes.
     column, threshold, left
         ``[N]``: the cut, and the child of windows up to the threshold; the other one follows it.
         A leaf is its own child.
@@ -151,48 +160,44 @@ class _Forest:
 
     trees: int
     depth: int
-    low: Tensor
-    high: Tensor
+    box: Tensor
+    span: Tensor
     size: Tensor
+    gain: Tensor
+    kept: Tensor
     column: Tensor
     threshold: Tensor
     left: Tensor
 
     def displacement(self, x: Tensor, *, blamed: bool) -> tuple[Tensor, Tensor]:
         """Mean expected displacement ``[B]`` by windows ``[B, D]``, and what each column adds."""
-        node = torch.arange(self.trees, device=x.device).unsqueeze(1).expand(-1, len(x))
-        stays = torch.ones(node.shape, device=x.device)
-        expected, largest = torch.zeros_like(stays), torch.zeros_like(stays)
-        blame = torch.zeros_like(x)
-        rows = torch.arange(len(x), device=x.device)
-        span = (self.high - self.low).sum(dim=1)
-        ends = self.left == torch.arange(len(self.left), device=x.device)
+        windows = len(x)
+        # every window in every tree is a pair
+        pair = torch.arange(self.trees * windows, device=x.device)
+        node, stays = pair // windows, torch.ones(len(pair), device=x.device)
+        expected, blame = torch.zeros_like(stays), torch.zeros_like(x)
         for _ in range(self.depth):
-            low, high = (_rows(bound, node) for bound in (self.low, self.high))
-            outside = (x - torch.minimum(torch.maximum(x, low), high)).abs()
-            reach = outside.sum(dim=2)
-            leaves = stays * reach / (reach + span[node]).clamp(min=TINY)
-            added = leaves * torch.maximum(largest, self.size[node])
-            expected += added
+            row = pair % windows
+            shown = x.index_select(0, row)
+            low, high = self.box.index_select(0, node).chunk(2, dim=1)
+            outside = torch.clamp(shown, low, high).sub_(shown).abs_()
+            reach = outside.sum(dim=1)
+            leaves = stays * reach / (reach + pick(self.span, node)).clamp_(min=TINY)
+            added = leaves * pick(self.gain, node)
             if blamed:
-                blame += (outside * (added / reach.clamp(min=TINY)).unsqueeze(2)).sum(dim=0)
+                blame.index_add_(0, row, outside * (added / reach.clamp(min=TINY)).unsqueeze(1))
             stays = stays - leaves
             # an equal of the windows of a leaf stays with them
-            end = ends[node]
-            expected += torch.where(end, stays * largest, 0.0)
-            stays = stays.masked_fill(end, 0.0)
-            right = (x[rows, self.column[node]] > self.threshold[node]).long()
-            child = self.left[node] + right
-            sibling = self.left[node] + torch.where(end, 0, 1 - right)
-            ratio = self.size[sibling] / (self.size[child] + 1)
-            largest = torch.maximum(largest, torch.where(end, 0.0, ratio))
-            node = child
-        return expected.mean(dim=0), blame / self.trees
-
-
-def _rows(table: Tensor, index: Tensor) -> Tensor:
-    """Return ``table[index]``, ``[G, B, D]``; on one core the fastest of the ways to say it."""
-    return table.index_select(0, index.reshape(-1)).view(*index.shape, -1)
+            expected.index_add_(0, pair, added + stays * pick(self.kept, node))
+            value = shown.gather(1, pick(self.column, node).unsqueeze(1)).squeeze(1)
+            child = pick(self.left, node) + (value > pick(self.threshold, node))
+            goes_on = child != node
+            if x.device.type == "cpu":  # elsewhere, to wait for what is left would cost more
+                left = goes_on.nonzero().squeeze(1)
+                pair, node, stays = (pick(part, left) for part in (pair, child, stays))
+            else:
+                node, stays = child, stays * goes_on
+        return expected.view(self.trees, windows).mean(dim=0), blame / self.trees
 
 
 def _grow(samples: Tensor, generator: torch.Generator) -> _Forest:
@@ -201,6 +206,7 @@ def _grow(samples: Tensor, generator: torch.Generator) -> _Forest:
     rows = samples.reshape(-1, width)
     slot = torch.arange(trees, device=rows.device).repeat_interleave(n)
     nodes, made, depth = trees, trees, 0
+    largest = rows.new_zeros(trees)
     tables: list[tuple[Tensor, ...]] = []
     while nodes:
         index = slot.unsqueeze(1).expand_as(rows)
@@ -213,17 +219,20 @@ def _grow(samples: Tensor, generator: torch.Generator) -> _Forest:
         left = torch.where(split, made + 2 * rank, own)
         threshold = threshold.masked_fill(~split, torch.inf)
         size = torch.bincount(slot, minlength=nodes).float()
-        tables.append((low, high, size, column, threshold, left))
+        if depth:
+            sibling = size.view(-1, 2).flip(1).flatten()
+            largest = torch.maximum(largest, sibling / (size + 1))
+        span, box = (high - low).sum(dim=1), torch.cat([low, high], dim=1)
+        gain, kept = torch.maximum(largest, size), largest.masked_fill(split, 0.0)
+        tables.append((box, span, size, gain, kept, column, threshold, left))
+        largest = largest[split].repeat_interleave(2)
         goes_on = split[slot]
         rows, slot = rows[goes_on], slot[goes_on]
         right = rows.gather(1, column[slot].unsqueeze(1)).squeeze(1) > threshold[slot]
         slot = 2 * rank[slot] + right
         nodes = 2 * int(split.sum())
         made, depth = made + nodes, depth + 1
-    low, high, size, column, threshold, left = (
-        torch.cat(parts) for parts in zip(*tables, strict=True)
-    )
-    return _Forest(trees, depth, low, high, size, column, threshold, left)
+    return _Forest(trees, depth, *(torch.cat(parts) for parts in zip(*tables, strict=True)))
 
 
 def _cut(low: Tensor, high: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ def inserted(tree: _Forest, x: Tensor, rng: np.random.Generator) -> float:
     """Displacement by ``x`` after one random insertion into the first tree, step by step."""
     node, best = 0, 0.0
     while True:
-        low, high = tree.low[node], tree.high[node]
+        low, high = tree.box[node].chunk(2)
         lower, upper = torch.minimum(low, x), torch.maximum(high, x)
         draw = rng.uniform() * float((upper - lower).sum())
         for column in range(len(x)):
@@ -58,8 +58,7 @@ def test_nodes_know_their_windows_and_leaves_hold_equal_ones() -> None:
         while held:
             node, rows = held.popitem()
             assert int(trees.size[node]) == len(rows) > 0
-            assert torch.equal(trees.low[node], rows.amin(dim=0))
-            assert torch.equal(trees.high[node], rows.amax(dim=0))
+            assert torch.equal(trees.box[node], torch.cat([rows.amin(dim=0), rows.amax(dim=0)]))
             left = int(trees.left[node])
             if left == node:
                 assert (rows == rows[0]).all()

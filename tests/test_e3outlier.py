@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -25,8 +26,8 @@ def test_anomalies_among_the_held_out_windows_do_not_keep_training_going() -> No
     data = sample("WAVES")
     train = data.train.num[:600].clone()
     train[::20] = data.anomalous.num[:30]
-    settings = {"hidden": 16, "batch": 32, "orders": 1, "learning_rate": 1e-2, "epochs": 60}
-    detector = E3Outlier(**settings).fit(train)
+    settings: dict[str, Any] = {"hidden": 16, "batch": 32, "orders": 1, "epochs": 60}
+    detector = E3Outlier(learning_rate=1e-2, **settings).fit(train)
     assert detector.report.stopped == "early stop"
     assert len(detector.report.losses) < 30
 

@@ -102,4 +102,4 @@ class DevNet(FewLabels):
         deviate(stage, others, anomalies, Prior(margin=self.config.margin), self._tau)
 
     def _build(self) -> nn.Sequential:
-        return mlp([self._width(), *self.config.hidden, 1]).to(self.device)
+        return mlp([self._input.width, *self.config.hidden, 1]).to(self.device)

@@ -35,7 +35,7 @@ class FewLabels(Detector):
 
     @abstractmethod
     def _build(self) -> nn.Module:
-        """Make the untrained network for ``self._width()`` columns, on the detector's device."""
+        """Make the untrained network for ``self._input.width`` columns, on the right device."""
 
     @abstractmethod
     def _teach(self, stage: Stage, others: Tensor, anomalies: Tensor) -> None:
@@ -55,7 +55,7 @@ class FewLabels(Detector):
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._input = RecordInput.fit(data)
         self._net = self._build()
-        empty = data.num.new_zeros((0, self._width()))
+        empty = data.num.new_zeros((0, self._input.width))
         self._anomalies, self._others = empty, empty
         self._learn(data, labels, self.config, Run(self.seed, budget, self.report))
 
@@ -68,7 +68,7 @@ class FewLabels(Detector):
         self, data: WindowBatch, labels: Tensor | None, settings: Training, run: Run
     ) -> None:
         """Train on new windows and remembered ones, then renew the memory."""
-        rows = self._input.flatten(data, self._fitted().steps)
+        rows = self._input.flatten(data)
         anomalous = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         if labels is not None:
             anomalous = labels == 1
@@ -83,16 +83,13 @@ class FewLabels(Detector):
         self._derive()
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        rows = self._input.flatten(data, self._fitted().steps)
+        rows = self._input.flatten(data)
         score = self._tau(rows)
         if explain == "none":
             return Scores(score)
         share = gradient_times_input(self._tau, rows)
         fields = self._input.attribute(self._input.unflatten(share, data))
         return Scores(score, fields.sum(dim=-1), fields)
-
-    def _width(self) -> int:
-        return self._fitted().steps * self._input.columns
 
     def _state(self) -> dict[str, Tensor]:
         return {

@@ -35,12 +35,10 @@ class BoxedInput:
         From windows to columns.
     centre, half
         ``[E]``: middle and half the width of the box.
-    steps
-        ``T``, up to which windows are padded.
     """
 
-    def __init__(self, inner: RecordInput, centre: Tensor, half: Tensor, steps: int) -> None:
-        self.inner, self.centre, self.half, self.steps = inner, centre, half, steps
+    def __init__(self, inner: RecordInput, centre: Tensor, half: Tensor) -> None:
+        self.inner, self.centre, self.half = inner, centre, half
 
     @classmethod
     def fit(cls, data: WindowBatch) -> Self:
@@ -49,24 +47,25 @@ class BoxedInput:
         values = inner(data)[data.mask]
         if len(values) == 0:
             zero = data.num.new_zeros(inner.columns)
-            return cls(inner, zero, torch.ones_like(zero), data.steps)
+            return cls(inner, zero, torch.ones_like(zero))
         out = math.floor(TAIL * len(values))
         low = values.kthvalue(1 + out, dim=0).values
         high = values.kthvalue(len(values) - out, dim=0).values
         half = (high - low) / 2
         half = torch.where(half < LEAST_HALF, 1.0, half)
-        return cls(inner, (low + high) / 2, half, data.steps)
+        return cls(inner, (low + high) / 2, half)
 
     @property
     def width(self) -> int:
         """``D``."""
-        return self.steps * self.inner.columns
+        return self.inner.width
 
     def __call__(self, data: WindowBatch) -> tuple[Tensor, Tensor]:
         """Rows and real entries ``[B, D]``, the latter as 1 or 0; rows are 0 under the mask."""
-        real = self.inner.real(data, self.steps).float()
-        rows = self.inner.flatten(data, self.steps).view(len(data), self.steps, -1)
-        return ((rows - self.centre) / self.half).flatten(1) * real, real
+        rows, real = self.inner.rows(data)
+        steps = rows.view(len(data), -1, self.inner.columns)
+        boxed = (steps - self.centre) / self.half
+        return boxed.flatten(1) * real, real.float()
 
     def explained(
         self, data: WindowBatch, score: Tensor, share: Tensor, copies: Tensor | None = None
@@ -87,4 +86,4 @@ class BoxedInput:
     def from_state(cls, state: dict[str, Tensor], prefix: str, shape: Shape) -> Self:
         """Rebuild what :meth:`state` described; ``KeyError`` if a part is missing."""
         inner = RecordInput.from_state(state, prefix, shape)
-        return cls(inner, state[f"{prefix}centre"], state[f"{prefix}half"], shape.steps)
+        return cls(inner, state[f"{prefix}centre"], state[f"{prefix}half"])

@@ -109,7 +109,7 @@ class ClusteredCodes(Detector):
 
     def _rows(self, data: WindowBatch) -> tuple[Tensor, Tensor]:
         """Rows ``[B, D]``, and which of their entries are no padding."""
-        return self._input.rows(data, self._fitted().steps)
+        return self._input.rows(data)
 
     def _codes(self, data: WindowBatch) -> Tensor:
         codes: Tensor = self._net.encoder(self._rows(data)[0])
@@ -133,8 +133,7 @@ class ClusteredCodes(Detector):
 
     def _build(self) -> CorruptedAutoencoder:
         config = self.config
-        columns = self._fitted().steps * self._input.columns
-        net = CorruptedAutoencoder(columns, config.hidden, config.code, config.corrupt)
+        net = CorruptedAutoencoder(self._input.width, config.hidden, config.code, config.corrupt)
         return net.to(self.device)
 
     def _state(self) -> dict[str, Tensor]:

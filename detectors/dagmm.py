@@ -111,4 +111,4 @@ class Dagmm(MixtureEnergy):
     def _build(self) -> DagmmNet:
         config = self.config
         estimation = (config.estimation, config.components, config.dropout)
-        return DagmmNet(self._width(), config.hidden, config.code, estimation).to(self.device)
+        return DagmmNet(self._input.width, config.hidden, config.code, estimation).to(self.device)

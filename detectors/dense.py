@@ -136,11 +136,11 @@ class DenseDetector(Detector):
 
     def _rows(self, data: WindowBatch) -> Tensor:
         """``[B, D]``."""
-        return self._input.flatten(data, self._fitted().steps)
+        return self._input.flatten(data)
 
     def _real(self, data: WindowBatch) -> Tensor:
         """``[B, D]``: which entries are no padding."""
-        return self._input.real(data, self._fitted().steps)
+        return self._input.real(data)
 
     def _copy(self, data: WindowBatch) -> tuple[Tensor, Tensor]:
         """Return copies ``[B, T, E]`` and errors ``[B, T, F + C]``, 0 under the mask.
@@ -170,12 +170,8 @@ class DenseDetector(Detector):
 
     # -- files ------------------------------------------------------------------------------
 
-    def _width(self) -> int:
-        """``D``."""
-        return self._fitted().steps * self._input.columns
-
     def _build(self) -> nn.Module:
-        return self._network(self._width()).to(self.device)
+        return self._network(self._input.width).to(self.device)
 
     def _state(self) -> dict[str, Tensor]:
         return {

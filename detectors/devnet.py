@@ -104,5 +104,6 @@ class DevNet(FewLabels):
         deviate(stage, others, anomalies, Prior(margin=self.config.margin), self._tau)
 
     def _build(self) -> nn.Sequential:
-        widths = EqualWidths(self._width())
-        return nn.Sequential(widths, *mlp([self._width(), *self.config.hidden, 1])).to(self.device)
+        width = self._input.width
+        layers = mlp([width, *self.config.hidden, 1])
+        return nn.Sequential(EqualWidths(width), *layers).to(self.device)

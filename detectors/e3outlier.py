@@ -24,9 +24,9 @@ class E3Outlier(TransformationClassifier):
 
     Shapes
     ------
-    Windows ``[B, T, F + C]`` with ``T`` up to that of the fit: ``n = 4 orders`` versions, each
-    about ``6 T hidden²`` multiply-adds a block of convolutions. Records: ``n = maps`` versions of
-    ``D`` columns, ``D² + 2 hidden (D + hidden)`` each.
+    Windows ``[B, T, F + C]`` with ``T`` up to that of the fit: ``n = 4 orders`` versions, half as
+    many of a single column, each about ``6 T hidden²`` multiply-adds a block of convolutions.
+    Records: ``n = maps`` versions of ``D`` columns, ``D² + 2 hidden (D + hidden)`` each.
 
     Notes
     -----
@@ -37,9 +37,11 @@ class E3Outlier(TransformationClassifier):
     ``entropy`` and ``largest`` take for normal and ``true`` does not.
 
     From the paper: training on contaminated data, the three scores. Adaptations: windows are
-    reversed, cut and put together in another order, and exchange halves of their columns; records
-    go through random affine maps; categories become columns. Explanations integrate the gradient of
-    the score on the way to the window from the nearest of ``EXAMPLES`` windows of the fit.
+    reversed, cut and put together in another order, and exchange halves of their columns, bare
+    events their ids; records go through random affine maps; these are eight or sixteen versions,
+    not about a hundred, and none is dropped that cannot be told; categories become columns.
+    Explanations integrate the gradient of the score on the way to the window from the nearest of
+    ``EXAMPLES`` windows of the fit.
 
     References
     ----------
@@ -64,7 +66,7 @@ class E3Outlier(TransformationClassifier):
         name="e3outlier",
         section="5.1.4",
         supervision="unsupervised",
-        kinds=("record", "series"),
+        kinds=("record", "series", "events"),
         partial_fit="full",
         per_step=True,
         per_feature=True,

@@ -76,16 +76,16 @@ class EmpiricalTails(Detector):
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._input = RecordInput.fit(data)
-        self._steps, self._seen = data.steps, len(data)
+        self._seen = len(data)
         chosen = torch.randperm(len(data))[: self.config.memory].sort().values
         sample = data[beside(chosen, data.mask)]
-        self._memory, self._lengths = self._input.flatten(sample, data.steps), sample.lengths
+        self._memory, self._lengths = self._input.flatten(sample), sample.lengths
         self._derive()
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._memory, self._lengths = absorb(
             (self._memory, self._lengths),
-            (self._input.flatten(data, self._steps), data.lengths),
+            (self._input.flatten(data), data.lengths),
             self.config.memory,
             lambda count, free: slots_of_sample((count,), self._seen + free, self.seed),
         )
@@ -94,7 +94,7 @@ class EmpiricalTails(Detector):
 
     def _derive(self) -> None:
         """Sort the columns ``[D, M]``, padding last, and find the side of their longer tail."""
-        steps = torch.arange(self._steps, device=self._lengths.device)
+        steps = torch.arange(self._input.steps, device=self._lengths.device)
         real = (steps < self._lengths.unsqueeze(1)).repeat_interleave(self._input.columns, dim=1)
         self._sorted = self._memory.masked_fill(~real, torch.inf).T.contiguous().sort(dim=1).values
         self._count = real.sum(dim=0).unsqueeze(1)
@@ -103,7 +103,7 @@ class EmpiricalTails(Detector):
         self._left = third < 0
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        x, real = self._input.rows(data, self._steps)
+        x, real = self._input.rows(data)
         columns = x.T.contiguous()
         upto = torch.searchsorted(self._sorted, columns, right=True)
         below = torch.searchsorted(self._sorted, columns)
@@ -128,9 +128,7 @@ class EmpiricalTails(Detector):
         }
 
     def _restore(self, state: dict[str, Tensor]) -> None:
-        shape = self._fitted()
         self._memory, self._lengths = state["memory"], state["lengths"]
         self._seen = int(state["seen"])
-        self._input = RecordInput.from_state(state, "input.", shape)
-        self._steps = shape.steps
+        self._input = RecordInput.from_state(state, "input.", self._fitted())
         self._derive()

@@ -41,7 +41,7 @@ class FewLabels(Detector):
 
     @abstractmethod
     def _build(self) -> nn.Module:
-        """Make the untrained network for ``self._width()`` columns, on the detector's device."""
+        """Make the untrained network for ``self._input.width`` columns, on the right device."""
 
     @abstractmethod
     def _teach(self, stage: Stage, others: Tensor, anomalies: Tensor) -> None:
@@ -66,8 +66,8 @@ class FewLabels(Detector):
         self._net = self._build()
         for layer in self._net.modules():
             if isinstance(layer, EqualWidths):
-                layer.learn(self._input.flatten(data, self._fitted().steps))
-        empty = data.num.new_zeros((0, self._width()))
+                layer.learn(self._input.flatten(data))
+        empty = data.num.new_zeros((0, self._input.width))
         self._anomalies, self._others = empty, empty
         self._learn(data, labels, self.config, Run(self.seed, budget, self.report))
 
@@ -80,7 +80,7 @@ class FewLabels(Detector):
         self, data: WindowBatch, labels: Tensor | None, settings: Training, run: Run
     ) -> None:
         """Train on new windows and remembered ones, then renew the memory."""
-        rows = self._input.flatten(data, self._fitted().steps)
+        rows = self._input.flatten(data)
         anomalous = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         if labels is not None:
             anomalous = labels == 1
@@ -96,7 +96,7 @@ class FewLabels(Detector):
         self._derive()
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        rows = self._input.flatten(data, self._fitted().steps)
+        rows = self._input.flatten(data)
         score = self._tau(rows)
         return Scores(score) if explain == "none" else self._explained(data, rows, score)
 
@@ -105,9 +105,6 @@ class FewLabels(Detector):
         share = gradient_times_input(self._tau, rows)
         fields = self._input.attribute(self._input.unflatten(share, data))
         return Scores(score, fields.sum(dim=-1), fields)
-
-    def _width(self) -> int:
-        return self._fitted().steps * self._input.columns
 
     def _state(self) -> dict[str, Tensor]:
         return {

@@ -177,6 +177,6 @@ class MixtureVae(MixtureEnergy):
     def _build(self) -> MixtureVaeNet:
         config = self.config
         net = MixtureVaeNet(
-            self._width(), self._input.columns, config.hidden, config.code, config.components
+            self._input.width, self._input.columns, config.hidden, config.code, config.components
         )
         return net.to(self.device)

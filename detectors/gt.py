@@ -31,9 +31,9 @@ class GeometricTransformations(TransformationClassifier):
 
     Shapes
     ------
-    Windows ``[B, T, F + C]`` with ``T`` up to that of the fit: ``n = 4 orders`` versions, each
-    about ``6 T hidden²`` multiply-adds a block of convolutions. Records: ``n = maps`` versions of
-    ``D`` columns, ``D² + 2 hidden (D + hidden)`` each.
+    Windows ``[B, T, F + C]`` with ``T`` up to that of the fit: ``n = 4 orders`` versions, half as
+    many of a single column, each about ``6 T hidden²`` multiply-adds a block of convolutions.
+    Records: ``n = maps`` versions of ``D`` columns, ``D² + 2 hidden (D + hidden)`` each.
 
     Notes
     -----
@@ -44,7 +44,10 @@ class GeometricTransformations(TransformationClassifier):
     From the paper: cross-entropy over transformed versions, ``simple`` and ``dirichlet`` scores.
     Adaptations: windows are reversed, cut and put together in another order, and exchange halves of
     their columns, where images are turned, mirrored and shifted; shifts in time and signs are left
-    alone, since they turn many a normal series into another normal one. Records go through random
+    alone, since they turn many a normal series into another normal one. Bare events exchange their
+    ids instead, each for one about as frequent, or beyond 64 ids halves of random codes. Eight
+    versions and 32 channels take the place of dozens and 64; versions that cannot be told are not
+    dropped, as their answers are alike for all windows. Records go through random
     affine maps as in GOAD, whose ``log`` score it shares, but by cross-entropy instead of distances
     to centres. Categories become columns. Explanations integrate the gradient of the score on the
     way to the window from the nearest of ``EXAMPLES`` windows of the fit.
@@ -71,7 +74,7 @@ class GeometricTransformations(TransformationClassifier):
         name="gt",
         section="5.1.4",
         supervision="semi-supervised",
-        kinds=("record", "series"),
+        kinds=("record", "series", "events"),
         partial_fit="full",
         per_step=True,
         per_feature=True,

@@ -90,8 +90,7 @@ class HalfSpaceTrees(Detector):
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._input = RecordInput.fit(data)
-        self._steps = data.steps
-        x = self._input.flatten(data, data.steps)
+        x = self._input.flatten(data)
         self._cuts = _halve(x.amin(dim=0), x.amax(dim=0), self.config.trees, self.config.depth)
         self._reference = x.new_zeros(self.config.trees, 2**self.config.depth)
         self._latest, self._waiting = self._reference.clone(), 0
@@ -101,7 +100,7 @@ class HalfSpaceTrees(Detector):
         self._derive()
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self._take(self._input.flatten(data, self._steps))
+        self._take(self._input.flatten(data))
         self._derive()
 
     def _take(self, x: Tensor) -> None:
@@ -148,7 +147,7 @@ class HalfSpaceTrees(Detector):
         self._worth, self._gains = worth, gains
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        x = self._input.flatten(data, self._steps)
+        x = self._input.flatten(data)
         density = self._worth.gather(1, self._cuts.leaves(x)).mean(dim=0)
         score = self.config.depth - torch.log2(1 + density)
         if explain == "none":
@@ -166,12 +165,10 @@ class HalfSpaceTrees(Detector):
         }
 
     def _restore(self, state: dict[str, Tensor]) -> None:
-        shape = self._fitted()
         self._cuts = Cuts(state["column"], state["threshold"])
         self._reference, self._latest = state["reference"], state["latest"]
         self._waiting = int(state["waiting"])
-        self._input = RecordInput.from_state(state, "input.", shape)
-        self._steps = shape.steps
+        self._input = RecordInput.from_state(state, "input.", self._fitted())
         self._derive()
 
 

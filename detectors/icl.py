@@ -85,7 +85,7 @@ class InternalContrast(ExplainedNetwork):
     _net: PartsContrast
 
     def _network(self) -> nn.Module:
-        config, columns = self.config, self._fitted().steps * self._input.columns
+        config, columns = self.config, self._input.width
         if columns < 2:
             msg = f"{self.caps.name}: contrasts the parts of a record; it needs 2 columns, got 1"
             raise DataError(msg)

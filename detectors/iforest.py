@@ -81,23 +81,22 @@ class IsolationForest(Detector):
             msg = f"{self.caps.name}: one window cannot be set apart from others; give it more"
             raise DataError(msg)
         self._input = RecordInput.fit(data)
-        self._steps = data.steps
         size = min(self.config.sample, len(data))
         self._depth = max(1, math.ceil(math.log2(size)))
         self._usual = float(_cuts(torch.tensor([float(size)])))
-        together = max(1, GROWN_AT_ONCE // (size * data.steps * self._input.columns))
+        together = max(1, GROWN_AT_ONCE // (size * self._input.width))
         grown = []
         for start in range(0, self.config.trees, together):
             trees = min(together, self.config.trees - start)
             rows = torch.stack([torch.randperm(len(data))[:size] for _ in range(trees)])
-            x = self._input.flatten(data[rows.flatten().to(data.mask.device)], data.steps)
+            x = self._input.flatten(data[beside(rows.flatten(), data.mask)])
             grown.append(_grow(x.view(trees, size, -1), self._depth))
         self._column, self._threshold, self._gain, self._length = (
             torch.cat(tables) for tables in zip(*grown, strict=True)
         )
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        x = self._input.flatten(data, self._steps)
+        x = self._input.flatten(data)
         inner = self._column.shape[1]
         root = torch.arange(len(self._column), device=x.device).unsqueeze(1) * inner
         node = root.expand(-1, len(x)).clone()  # [trees, B], indices into the flat tables
@@ -133,7 +132,6 @@ class IsolationForest(Detector):
         self._gain, self._length = state["gain"], state["length"]
         self._depth = (self._length.shape[1] - 1).bit_length()
         self._usual = float(state["usual"])
-        self._steps = shape.steps
         self._input = RecordInput.from_state(state, "input.", shape)
 
 

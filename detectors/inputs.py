@@ -55,11 +55,14 @@ class RecordInput:
         ``F``.
     tables
         One ``[V, width]`` float32 table per category field.
+    steps
+        ``T`` of the fit, to which flat rows are padded.
     """
 
-    def __init__(self, features: int, tables: list[Tensor]) -> None:
+    def __init__(self, features: int, tables: list[Tensor], steps: int) -> None:
         self.features = features
         self.tables = tables
+        self.steps = steps
         self._widths = [features, *(table.shape[1] for table in tables)]
 
     @classmethod
@@ -79,7 +82,7 @@ class RecordInput:
                 tables.append(_one_hot(counts > 0))
             else:
                 tables.append(_random_codes(counts > 0) if codes else _surprisal(counts))
-        return cls(data.features, tables)
+        return cls(data.features, tables, data.steps)
 
     @property
     def columns(self) -> int:
@@ -92,6 +95,11 @@ class RecordInput:
         widths = [table.shape[1] for table in self.tables]
         return [False] * self.features + [width == 1 for width in widths for _ in range(width)]
 
+    @property
+    def width(self) -> int:
+        """``D = steps * E``, of flat rows."""
+        return self.steps * self.columns
+
     def __call__(self, data: WindowBatch) -> Tensor:
         """Return ``[B, T, E]`` float32, zero under the mask; without categories ``data.num``."""
         if not self.tables:
@@ -99,34 +107,34 @@ class RecordInput:
         looked_up = [table[data.cat[:, :, i]] for i, table in enumerate(self.tables)]
         return torch.cat([data.num, *looked_up], dim=-1)
 
-    def flatten(self, data: WindowBatch, steps: int) -> Tensor:
-        """Return ``[B, steps * E]``: windows padded on the right to ``steps``, then flattened.
+    def flatten(self, data: WindowBatch) -> Tensor:
+        """Return ``[B, D]``: windows padded on the right to ``steps``, then flattened.
 
         Raises
         ------
         ShapeError
             If the windows have more than ``steps`` steps.
         """
-        if data.steps > steps:
-            msg = f"windows: {data.steps} steps, at most {steps} fit; shorten the windows"
+        if data.steps > self.steps:
+            msg = f"windows: {data.steps} steps, at most {self.steps} fit; shorten the windows"
             raise ShapeError(msg)
         dense = self(data)
-        if data.steps < steps:
-            dense = torch.nn.functional.pad(dense, (0, 0, 0, steps - data.steps))
-        return dense.reshape(len(data), steps * self.columns)
+        if data.steps < self.steps:
+            dense = torch.nn.functional.pad(dense, (0, 0, 0, self.steps - data.steps))
+        return dense.reshape(len(data), self.width)
 
     def unflatten(self, rows: Tensor, data: WindowBatch) -> Tensor:
-        """Take rows ``[B, steps * E]`` apart again, into the ``[B, T, E]`` of ``data``."""
+        """Take rows ``[B, D]`` apart again, into the ``[B, T, E]`` of ``data``."""
         return rows.view(len(data), -1, self.columns)[:, : data.steps]
 
-    def real(self, data: WindowBatch, steps: int) -> Tensor:
-        """Return ``[B, steps * E]``: which entries of :meth:`flatten` are no padding."""
-        mask = torch.nn.functional.pad(data.mask, (0, steps - data.steps))
+    def real(self, data: WindowBatch) -> Tensor:
+        """Return ``[B, D]``: which entries of :meth:`flatten` are no padding."""
+        mask = torch.nn.functional.pad(data.mask, (0, self.steps - data.steps))
         return mask.repeat_interleave(self.columns, dim=1)
 
-    def rows(self, data: WindowBatch, steps: int) -> tuple[Tensor, Tensor]:
+    def rows(self, data: WindowBatch) -> tuple[Tensor, Tensor]:
         """Flatten to rows ``[B, D]`` like :meth:`flatten`; also tell which entries are real."""
-        return self.flatten(data, steps), self.real(data, steps)
+        return self.flatten(data), self.real(data)
 
     def attribute(self, share: Tensor) -> Tensor:
         """Sum the shares ``[B, T, E]`` of columns to shares ``[B, T, F + C]`` of fields."""
@@ -136,7 +144,7 @@ class RecordInput:
         return torch.cat([numbers, *(part.sum(dim=-1, keepdim=True) for part in fields)], dim=-1)
 
     def explained(self, data: WindowBatch, score: Tensor, share: Tensor) -> Scores:
-        """Spread scores ``[B]`` over steps and fields by shares ``[B, steps * E]`` of columns.
+        """Spread scores ``[B]`` over steps and fields by shares ``[B, D]`` of columns.
 
         Negative shares of a field count as none; what stands under the mask gets none.
         """
@@ -153,7 +161,8 @@ class RecordInput:
     @classmethod
     def from_state(cls, state: dict[str, Tensor], prefix: str, shape: Shape) -> Self:
         """Rebuild what :meth:`state` described; ``KeyError`` if a table is missing."""
-        return cls(shape.features, [state[f"{prefix}table.{i}"] for i, _ in enumerate(shape.vocab)])
+        tables = [state[f"{prefix}table.{i}"] for i, _ in enumerate(shape.vocab)]
+        return cls(shape.features, tables, shape.steps)
 
 
 def _counts(ids: Tensor, vocab: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import msgspec
@@ -80,7 +81,6 @@ class KMeans(Detector):
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._input = RecordInput.fit(data)
-        self._steps = data.steps
         x, real = self._entries(data)
         found = kmeans(x, real, self.config.clusters, self.config.trim)
         self._centres, self._weight = found.centres, found.weight
@@ -98,7 +98,7 @@ class KMeans(Detector):
 
     def _entries(self, data: WindowBatch) -> tuple[Tensor, Tensor]:
         """``[B, D]`` entries, and 1 where they are real."""
-        rows, real = self._input.rows(data, self._steps)
+        rows, real = self._input.rows(data)
         return rows, real.float()
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
@@ -108,8 +108,8 @@ class KMeans(Detector):
             return Scores(score)
         expected = self._centres[index] * real
         found = self._input.explained(data, score, (x - expected).square())
-        numbers = expected.view(len(data), self._steps, -1)[:, : data.steps, : data.features]
-        return Scores(found.score, found.step, found.feature, numbers)
+        steps = self._input.unflatten(expected, data)
+        return replace(found, expected=steps[:, :, : data.features])
 
     def _state(self) -> dict[str, Tensor]:
         return {
@@ -119,7 +119,5 @@ class KMeans(Detector):
         }
 
     def _restore(self, state: dict[str, Tensor]) -> None:
-        shape = self._fitted()
         self._centres, self._weight = state["centres"], state["weight"]
-        self._input = RecordInput.from_state(state, "input.", shape)
-        self._steps = shape.steps
+        self._input = RecordInput.from_state(state, "input.", self._fitted())

@@ -91,9 +91,8 @@ class NearestNeighbours(Detector):
         self._oldest = 0
         chosen = torch.randperm(len(data))[: self.config.memory].sort().values
         sample = data[beside(chosen, data.mask)]
-        self._memory = self._input.flatten(sample, data.steps)
+        self._memory = self._input.flatten(sample)
         self._lengths = sample.lengths
-        self._steps = data.steps
         self._derive()
         if self.config.trim > 0:
             self._trim()
@@ -117,7 +116,7 @@ class NearestNeighbours(Detector):
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._memory, self._lengths = absorb(
             (self._memory, self._lengths),
-            (self._input.flatten(data, self._steps), data.lengths),
+            (self._input.flatten(data), data.lengths),
             self.config.memory,
             self._slots,
         )
@@ -140,9 +139,9 @@ class NearestNeighbours(Detector):
         infinite norm takes a remembered window out of the search.
         """
         size = len(self._memory)
-        squares = self._memory.view(size, self._steps, -1).square().sum(dim=2).cumsum(dim=1)
+        squares = self._memory.view(size, self._input.steps, -1).square().sum(dim=2).cumsum(dim=1)
         norms = torch.nn.functional.pad(squares, (1, 0)).T
-        length = torch.arange(self._steps + 1, device=norms.device).unsqueeze(1)
+        length = torch.arange(self._input.steps + 1, device=norms.device).unsqueeze(1)
         shorter = self._lengths < length
         enough = (~shorter).sum(dim=1, keepdim=True) > min(self.config.neighbours, size - 1)
         norms = norms.masked_fill(shorter & enough, torch.inf)
@@ -156,18 +155,18 @@ class NearestNeighbours(Detector):
         The matrix product only finds them; differences ``[B, k, D]``, divided by the number of
         real entries, are then taken directly, because ``|x|^2 - 2 x m + |m|^2`` cancels.
         """
-        full = bool((lengths == self._steps).all())
+        full = bool((lengths == self._input.steps).all())
         norms = self._norms[-1] if full else self._norms[lengths]
         found = _smallest(torch.addmm(norms, x, self._columns, alpha=-2), k)
         difference = x.unsqueeze(1) - self._memory[found]
-        entries = (lengths * (x.shape[1] // self._steps)).unsqueeze(1)
+        entries = (lengths * (x.shape[1] // self._input.steps)).unsqueeze(1)
         if not full:
             padding = torch.arange(x.shape[1], device=x.device) >= entries
             difference.masked_fill_(padding.unsqueeze(1), 0.0)
         return found, difference.square_().div_(entries.clamp(min=1).unsqueeze(2))
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        x = self._input.flatten(data, self._steps)
+        x = self._input.flatten(data)
         k = min(self.config.neighbours, len(self._memory))
         _, squares = self._nearest(x, data.lengths, k)
         squares = squares.sum(dim=2)
@@ -187,7 +186,7 @@ class NearestNeighbours(Detector):
         """
         size = x.square().sum(dim=1, keepdim=True)
         distances = torch.addmm(self._norms[lengths], x, self._columns, alpha=-2) + size
-        entries = lengths * (x.shape[1] // self._steps)
+        entries = lengths * (x.shape[1] // self._input.steps)
         limit = (farthest * entries).unsqueeze(1) + ROUNDING * (1 + size)
         near = (distances <= limit).float()
         return torch.mm(near, self._columns.T) / near.sum(dim=1, keepdim=True).clamp(min=1)
@@ -201,11 +200,9 @@ class NearestNeighbours(Detector):
         }
 
     def _restore(self, state: dict[str, Tensor]) -> None:
-        shape = self._fitted()
         self._memory, self._lengths = state["memory"], state["lengths"]
         self._seen, self._oldest = (int(value) for value in state["position"])
-        self._input = RecordInput.from_state(state, "input.", shape)
-        self._steps = shape.steps
+        self._input = RecordInput.from_state(state, "input.", self._fitted())
         self._derive()
 
 

@@ -88,9 +88,7 @@ class Loda(Detector):
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._input = RecordInput.fit(data)
-        self._steps = data.steps
-        columns = data.steps * self._input.columns
-        self._weights = _sparse(self.config.projections, columns).to(data.num.device)
+        self._weights = _sparse(self.config.projections, self._input.width).to(data.num.device)
         z = torch.cat([self._project(part) for part in data.chunks(self.chunk)])
         low, high = z.amin(dim=0), z.amax(dim=0)
         span = (high - low).clamp(min=LEAST_SPAN)
@@ -107,7 +105,7 @@ class Loda(Detector):
 
     def _project(self, data: WindowBatch) -> Tensor:
         """``[B, K]``."""
-        return self._input.flatten(data, self._steps) @ self._weights.T
+        return self._input.flatten(data) @ self._weights.T
 
     def _histogram(self, z: Tensor) -> Tensor:
         """Count projections ``[N, K]`` in bins, ``[K, bins]``; the outer bins are open."""
@@ -161,11 +159,9 @@ class Loda(Detector):
         }
 
     def _restore(self, state: dict[str, Tensor]) -> None:
-        shape = self._fitted()
         self._weights, self._counts = state["weights"], state["counts"]
         self._low, self._width = state["low"], state["width"]
-        self._input = RecordInput.from_state(state, "input.", shape)
-        self._steps = shape.steps
+        self._input = RecordInput.from_state(state, "input.", self._fitted())
         self._derive()
 
 

@@ -100,7 +100,7 @@ class MemStream(NetworkDetector):
     _net: TiedAutoencoder
 
     def _network(self) -> nn.Module:
-        columns = self._fitted().steps * self._input.columns
+        columns = self._input.width
         return TiedAutoencoder(columns, self.config.code or 2 * columns, torch.tanh)
 
     # -- learning ---------------------------------------------------------------------------

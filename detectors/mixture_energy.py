@@ -85,7 +85,7 @@ class MixtureEnergy(Detector):
 
     @abstractmethod
     def _build(self) -> MixtureNet:
-        """Make the untrained network for ``self._width()`` columns, on the detector's device."""
+        """Make the untrained network for ``self._input.width`` columns, on the right device."""
 
     @abstractmethod
     def _loss(self, batch: WindowBatch) -> Tensor:
@@ -136,7 +136,7 @@ class MixtureEnergy(Detector):
 
     def _rows(self, data: WindowBatch) -> tuple[Tensor, Tensor]:
         """Rows ``[B, D]``, and which of their entries are no padding."""
-        return self._input.rows(data, self._fitted().steps)
+        return self._input.rows(data)
 
     def _energy(self, data: WindowBatch) -> Tensor:
         _, z = self._net(*self._rows(data))
@@ -154,10 +154,6 @@ class MixtureEnergy(Detector):
         return replace(found, score=energy, expected=steps[:, :, : data.features])
 
     # -- files ------------------------------------------------------------------------------
-
-    def _width(self) -> int:
-        """``D``."""
-        return self._fitted().steps * self._input.columns
 
     def _state(self) -> dict[str, Tensor]:
         return {

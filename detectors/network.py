@@ -80,11 +80,11 @@ class NetworkDetector(Detector):
 
     def _rows(self, data: WindowBatch) -> Tensor:
         """Windows ``[B, D]``, padded to the steps of the fit."""
-        return self._input.flatten(data, self._fitted().steps)
+        return self._input.flatten(data)
 
     def _real(self, data: WindowBatch) -> Tensor:
         """``[B, D]``: which entries are no padding."""
-        return self._input.real(data, self._fitted().steps)
+        return self._input.real(data)
 
     def _state(self) -> dict[str, Tensor]:
         return {**self._input.state("input."), **module_state(self._net, "net.")}

@@ -133,7 +133,7 @@ class OneClassNeuralNetwork(ExplainedNetwork):
     _net: OneClassNet
 
     def _network(self) -> OneClassNet:
-        return OneClassNet(self._fitted().steps * self._input.columns, self.config.hidden)
+        return OneClassNet(self._input.width, self.config.hidden)
 
     # -- learning ---------------------------------------------------------------------------
 

@@ -84,15 +84,14 @@ class OnlineIsolationForest(Detector):
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._input = RecordInput.fit(data)
-        self._steps, self._seen = data.steps, 0
-        columns = data.steps * self._input.columns
+        self._seen = 0
         depth = (self.config.window // self.config.leaf).bit_length() or 1
         shape = (self.config.trees, 2**depth - 1)
         self._cuts = Cuts(
             torch.zeros(shape, dtype=torch.int64, device=data.num.device),
             torch.full(shape, torch.inf, device=data.num.device),
         )
-        self._rows = data.num.new_zeros(0, columns)
+        self._rows = data.num.new_zeros(0, self._input.width)
         self._learn(data)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
@@ -100,7 +99,7 @@ class OnlineIsolationForest(Detector):
 
     def _learn(self, data: WindowBatch) -> None:
         size = self.config.window
-        recent = self._input.flatten(data[-size:], self._steps)
+        recent = self._input.flatten(data[-size:])
         self._rows = torch.cat([self._rows, recent])[-size:]
         self._seen += len(data)
         self._adapt()
@@ -151,7 +150,7 @@ class OnlineIsolationForest(Detector):
         self._usual = max(float(usual), 1.0)
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        x = self._input.flatten(data, self._steps)
+        x = self._input.flatten(data)
         length = self._length.gather(1, self._cuts.leaves(x)).mean(dim=0)
         score = torch.exp2(-length / self._usual)
         if explain == "none":
@@ -169,10 +168,8 @@ class OnlineIsolationForest(Detector):
         }
 
     def _restore(self, state: dict[str, Tensor]) -> None:
-        shape = self._fitted()
         self._cuts = Cuts(state["column"], state["threshold"])
         self._rows, self._bottom = state["rows"], state["bottom"]
         self._seen = int(state["seen"])
-        self._input = RecordInput.from_state(state, "input.", shape)
-        self._steps = shape.steps
+        self._input = RecordInput.from_state(state, "input.", self._fitted())
         self._derive()

@@ -102,7 +102,7 @@ class PrincipalComponents(Detector):
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._input = RecordInput.fit(data)
-        size = data.steps * self._input.columns
+        size = self._input.width
         self._count = data.num.new_zeros(data.steps, dtype=torch.float64)
         self._sum = data.num.new_zeros(size, dtype=torch.float64)
         self._products = data.num.new_zeros(size, size, dtype=torch.float64)
@@ -116,9 +116,8 @@ class PrincipalComponents(Detector):
 
     def _add(self, data: WindowBatch) -> None:
         """Add the moments of ``data`` and derive mean and whitener from the new sums."""
-        steps = len(self._count)
         for part in data.chunks(self.chunk):
-            x = self._input.flatten(part, steps).double()
+            x = self._input.flatten(part).double()
             self._count[: part.steps] += part.mask.sum(dim=0)
             self._sum += x.sum(dim=0)
             self._products += x.T @ x
@@ -153,13 +152,9 @@ class PrincipalComponents(Detector):
         self._offset = -(self._mean @ self._whitener)
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        steps, width = len(self._count), self._input.columns
-        x = self._input.flatten(data, steps)
-        errors = torch.addmm(self._offset, x, self._whitener)
-        entries = data.lengths.clamp(min=1) * width
-        if int(entries.sum()) < errors.numel():
-            mask = torch.nn.functional.pad(data.mask, (0, steps - data.steps))
-            errors.view(len(data), steps, width).masked_fill_(~mask.unsqueeze(-1), 0.0)
+        x, real = self._input.rows(data)
+        errors = torch.addmm(self._offset, x, self._whitener).masked_fill_(~real, 0.0)
+        entries = data.lengths.clamp(min=1) * self._input.columns
         score = torch.linalg.vector_norm(errors, dim=1).square() / entries
         if explain == "none":
             return Scores(score)

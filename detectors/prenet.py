@@ -104,7 +104,7 @@ class PReNet(FewLabels):
     _net: PairNet
 
     def _build(self) -> PairNet:
-        return PairNet(self._width(), self.config.hidden).to(self.device)
+        return PairNet(self._input.width, self.config.hidden).to(self.device)
 
     def _groups(self) -> list[dict[str, object]]:
         """Decay of twice ``l2``, the gradient of ``l2 ||W||²``, on kernels of the encoder only."""

@@ -88,15 +88,15 @@ class RandomCutForest(Detector):
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._input = RecordInput.fit(data)
-        self._steps, self._seen = data.steps, len(data)
+        self._seen = len(data)
         size = min(self.config.sample, len(data))
         drawn = [torch.randperm(len(data))[:size] for _ in range(self.config.trees)]
-        rows = self._input.flatten(data, data.steps)
+        rows = self._input.flatten(data)
         self._samples = rows[torch.stack(drawn).to(rows.device)]
         self._derive()
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        rows = self._input.flatten(data, self._steps)
+        rows = self._input.flatten(data)
         trees, size, _ = self._samples.shape
         free = self.config.sample - size
         more = rows[:free].expand(trees, -1, -1)
@@ -114,7 +114,7 @@ class RandomCutForest(Detector):
         self._forest = _grow(self._samples, generator)
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        x = self._input.flatten(data, self._steps)
+        x = self._input.flatten(data)
         score, blame = self._forest.displacement(x, blamed=explain == "full")
         if explain == "none":
             return Scores(score)
@@ -128,10 +128,8 @@ class RandomCutForest(Detector):
         }
 
     def _restore(self, state: dict[str, Tensor]) -> None:
-        shape = self._fitted()
         self._samples, self._seen = state["samples"], int(state["seen"])
-        self._input = RecordInput.from_state(state, "input.", shape)
-        self._steps = shape.steps
+        self._input = RecordInput.from_state(state, "input.", self._fitted())
         self._derive()
 
 

@@ -107,7 +107,7 @@ class RandomDistancePrediction(ExplainedNetwork):
     _net: RandomDistances
 
     def _network(self) -> RandomDistances:
-        columns = self._fitted().steps * self._input.columns
+        columns = self._input.width
         return RandomDistances(self.config.trees, columns, self.config.units)
 
     # -- learning ---------------------------------------------------------------------------

@@ -105,7 +105,7 @@ class Repen(FewLabels):
         super()._fit(data, labels, budget)
 
     def _build(self) -> nn.Sequential:
-        return mlp([self._width(), *self.config.hidden]).append(nn.ReLU()).to(self.device)
+        return mlp([self._input.width, *self.config.hidden]).append(nn.ReLU()).to(self.device)
 
     def _teach(self, stage: Stage, others: Tensor, anomalies: Tensor) -> None:
         with torch.no_grad():
@@ -135,7 +135,7 @@ class Repen(FewLabels):
         weight = rows.new_zeros((len(rows), SAMPLES * SIZE)).scatter_(1, nearest, 1 / SAMPLES)
         usual = weight @ self._examples
         scores = self._input.explained(data, score, path_gradient(self._tau, usual, rows))
-        expected = usual.view(len(rows), self._fitted().steps, -1)[:, : data.steps, : data.features]
+        expected = self._input.unflatten(usual, data)[:, :, : data.features]
         expected = expected.masked_fill(~data.mask.unsqueeze(-1), 0.0)
         return Scores(scores.score, scores.step, scores.feature, expected)
 

@@ -158,7 +158,7 @@ class OrdinalRegression(Detector):
     def _pretrain(self, data: WindowBatch, run: Run) -> None:
         """Teach the encoder as one half of an autoencoder."""
         config = self.config
-        copier = CorruptedAutoencoder(self._width(), config.hidden, config.code, config.corrupt)
+        copier = CorruptedAutoencoder(self._input.width, config.hidden, config.code, config.corrupt)
         copier.encoder = self._net.encoder
         settings = msgspec.structs.replace(config, epochs=config.pretrain_epochs)
         # half of a budget, lest nothing be left for the ranking
@@ -211,7 +211,7 @@ class OrdinalRegression(Detector):
 
     def _rows(self, data: WindowBatch) -> tuple[Tensor, Tensor]:
         """Rows ``[B, D]``, and which of their entries are no padding."""
-        return self._input.rows(data, self._fitted().steps)
+        return self._input.rows(data)
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
         rows, _ = self._rows(data)
@@ -224,12 +224,9 @@ class OrdinalRegression(Detector):
 
     # -- files ------------------------------------------------------------------------------
 
-    def _width(self) -> int:
-        return self._fitted().steps * self._input.columns
-
     def _build(self) -> OrdinalNet:
         config = self.config
-        net = OrdinalNet(self._width(), config.hidden, config.code, config.head)
+        net = OrdinalNet(self._input.width, config.hidden, config.code, config.head)
         return net.to(self.device)
 
     def _state(self) -> dict[str, Tensor]:

@@ -9,8 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
-from detectors.loops.stage import Count, Positive, Share, Training
-from detectors.nets.transforms import SEGMENT_ORDERS, RecordClassifier, TimeClassifier
+from detectors.inputs import RecordInput
+from detectors.loops.stage import Count, Positive, Run, Share, Training
+from detectors.nets.transforms import (
+    SEGMENT_ORDERS,
+    RecordClassifier,
+    TimeClassifier,
+    exchanged_ids,
+)
 from detectors.network import ExplainedNetwork
 
 SURE = 0.01
@@ -49,11 +55,22 @@ class TransformationClassifier(ExplainedNetwork):
     """Learns which of ``n`` transformations a window went through; subclasses score its answers.
 
     Windows over time are reversed, cut in segments that change places, and have their halves of
-    columns exchanged; records go through random affine maps.
+    columns exchanged, or bare events their ids by others that are about as frequent; records go
+    through random affine maps.
     """
 
     chunk = 256  # every window becomes as many as there are transformations
     _net: TimeClassifier | RecordClassifier
+
+    def _new_input(self, data: WindowBatch) -> RecordInput:
+        return RecordInput.fit(data, codes=data.features == 0)
+
+    def _pretrain(self, run: Run, early: WindowBatch, late: WindowBatch) -> None:
+        one_hot = early.vocab == (self._input.columns + 1,) and early.features == 0
+        if one_hot and isinstance(self._net, TimeClassifier):
+            ids = early.cat[:, :, 0][early.mask]
+            counts = torch.bincount(ids, minlength=self._input.columns + 1)
+            self._net.transforms.exchange(exchanged_ids(counts))
 
     def _network(self) -> nn.Module:
         shape, config, columns = self._fitted(), self.config, self._input.columns

@@ -83,7 +83,7 @@ class ViewCodes(Detector):
 
     def _rows(self, data: WindowBatch) -> tuple[Tensor, Tensor]:
         """Rows ``[B, D]``, and which of their entries are no padding."""
-        return self._input.rows(data, self._fitted().steps)
+        return self._input.rows(data)
 
     def _views(self, rows: Tensor, real: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Rows of each view, and which of their entries are no padding."""
@@ -120,7 +120,7 @@ class ViewCodes(Detector):
 
     def _build(self) -> ViewAutoencoders:
         config = self.config
-        nothing = torch.zeros(1, self._fitted().steps * self._input.columns)
+        nothing = torch.zeros(1, self._input.width)
         widths = [view.shape[1] for view, _ in self._views(nothing, nothing)]
         squash = type(self).squash
         net = ViewAutoencoders(widths, config.hidden, config.code, config.corrupt, squash)

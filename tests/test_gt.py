@@ -1,5 +1,6 @@
 """Transformations by hand, answers better than chance, Dirichlet distributions recovered."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,12 @@ from detectors.checks.sources import sample
 from detectors.checks.subject import small
 from detectors.gt import LEAST_LOG, GeometricTransformations
 from detectors.loops.dirichlet import fit_dirichlet
-from detectors.nets.transforms import RecordClassifier, TimeTransforms
+from detectors.nets.transforms import (
+    RecordClassifier,
+    TimeClassifier,
+    TimeTransforms,
+    exchanged_ids,
+)
 from detectors.transformed import SURE
 
 
@@ -57,6 +63,37 @@ def test_halves_of_the_columns_are_exchanged() -> None:
     assert found[0].tolist() == steps[0].tolist()
     assert found[1].tolist() == [[2, 3, 0, 1], [6, 7, 4, 5]]
     assert len(found) == 4
+
+
+def test_ids_stand_for_others_that_are_about_as_frequent() -> None:
+    order = exchanged_ids(torch.tensor([90, 5, 3, 0, 7, 1, 4]))
+    columns = torch.eye(6)  # of the ids 1 .. 6
+    ids = 1 + columns[:, order].argmax(dim=1)
+    assert ids.tolist() == [1, 6, 3, 5, 2, 4]
+
+
+def test_bare_events_exchange_ids_and_nothing_else_does() -> None:
+    for name, exchanged in (("events", True), ("sequence", False), ("series", False)):
+        detector = GeometricTransformations(orders=1).fit(small(name), budget=Budget(steps=2))
+        net = detector._net
+        assert isinstance(net, TimeClassifier)
+        columns = net.transforms.column
+        width = detector._input.columns
+        halves = torch.arange(width).roll(width // 2)
+        assert torch.equal(columns[0], torch.arange(width))
+        assert torch.equal(columns[1], halves) != exchanged
+        assert torch.equal(columns[1], columns[3])
+        assert torch.equal(columns[1].sort().values, torch.arange(width))
+
+
+def test_shuffled_events_are_told_from_a_grammar() -> None:
+    data = sample("GRAMMAR")
+    detector = GeometricTransformations(hidden=16, batch=32).fit(
+        data.train, budget=Budget(steps=300)
+    )
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    shuffled = replace(data.normal, cat=data.normal.cat[:, order])
+    assert ranking(*(detector.score(part).score for part in (data.normal, shuffled))) > 0.9
 
 
 def test_only_real_steps_are_moved() -> None:

@@ -106,13 +106,13 @@ def test_an_empty_vocabulary_sample_gives_finite_columns() -> None:
 
 def test_flattening_pads_on_the_right() -> None:
     data = small("sequence")
-    reader = RecordInput.fit(data)
-    flat = reader.flatten(data, 8)
+    reader = RecordInput.fit(data.padded(8))
+    flat = reader.flatten(data)
     assert flat.shape == (len(data), 8 * reader.columns)
-    assert torch.equal(flat, reader.flatten(data.padded(8), 8))
+    assert torch.equal(flat, reader.flatten(data.padded(8)))
     assert torch.equal(flat.view(len(data), 8, -1)[:, :6], reader(data))
     with pytest.raises(ShapeError, match="6 steps, at most 5"):
-        reader.flatten(data, 5)
+        RecordInput.fit(data.padded(5)).flatten(data)
 
 
 @pytest.mark.parametrize("name", ["record", "mixed", "series", "sequence", "events", "catrec"])
@@ -162,6 +162,6 @@ def test_codes_tell_the_values_of_a_large_vocabulary_apart() -> None:
 
 def test_rows_come_apart_again() -> None:
     data = small("mixed", windows=9)
-    reader = RecordInput.fit(data)
-    rows = reader.flatten(data, 3)
+    reader = RecordInput.fit(data.padded(3))
+    rows = reader.flatten(data)
     assert torch.equal(reader.unflatten(rows, data), reader(data))

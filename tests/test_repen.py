@@ -145,7 +145,7 @@ def test_the_first_measure_ranks_isolated_windows_first() -> None:
 def test_the_score_is_the_first_measure_taken_on_codes() -> None:
     detector, data = learned(), sample("CLUSTERS")
     windows = join([data.normal[:4], data.anomalous[-4:]])
-    codes = detector._net(detector._input.flatten(detector._prepare(windows), 1))
+    codes = detector._net(detector._input.flatten(detector._prepare(windows)))
     samples = detector._references.view(SAMPLES, SIZE, -1)
     for code, found in zip(codes, detector.score(windows).score, strict=True):
         nearest = [min(float((code - other).norm()) for other in part) for part in samples]
@@ -178,7 +178,7 @@ def test_one_corrupted_number_is_blamed_and_the_score_is_shared_out() -> None:
 def test_what_is_expected_is_the_mean_of_the_nearest_references() -> None:
     detector, data = learned(), sample("CLUSTERS")
     windows = data.normal[:16]
-    codes = detector._net(detector._input.flatten(detector._prepare(windows), 1))
+    codes = detector._net(detector._input.flatten(detector._prepare(windows)))
     nearest = sample_distances(codes, detector._references).argmin(dim=2)
     examples = detector._examples.view(SAMPLES, SIZE, -1)
     parts = [torch.stack([examples[s, row[s]] for s in range(SAMPLES)]).mean(0) for row in nearest]

@@ -7,6 +7,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from detectors.batch import NEW
 from detectors.nets.mlp import mlp
 from detectors.nets.tcn import Tcn, blocks_for
 
@@ -50,6 +51,11 @@ class TimeTransforms(nn.Module):
         self.register_buffer("column", torch.stack([place.roll(shift) for _, shift, _ in found]))
         self.register_buffer("rank", torch.tensor([order for _, _, order in found]).argsort(dim=1))
 
+    def exchange(self, other: Tensor) -> None:
+        """Let columns take the order ``other [E]`` where they have exchanged halves so far."""
+        moved = (self.column != torch.arange(len(other), device=other.device)).any(dim=1)
+        self.column[moved] = other
+
     def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
         """``[B, T, E]`` to ``[B, n, T, E]``; padding stays on the right."""
         windows, length = mask.shape
@@ -64,6 +70,20 @@ class TimeTransforms(nn.Module):
         columns = steps.index_select(2, self.column.flatten())
         shown = columns.view(windows, length, *self.column.shape).transpose(1, 2)
         return shown.gather(2, order.expand_as(shown))
+
+
+def exchanged_ids(counts: Tensor) -> Tensor:
+    """Order ``[V - 1]`` of the one-hot columns of a field in which each id stands for another.
+
+    By their counts ``[V]`` each known id takes the place of the next more frequent one, the most
+    frequent that of the rarest; padding, new ids and those without an example stay.
+    """
+    known = counts.nonzero().squeeze(1)
+    known = known[known > NEW]
+    ordered = known[counts[known].argsort(stable=True)]
+    place = torch.arange(1, len(counts), device=counts.device)
+    place[ordered - 1] = ordered.roll(1)
+    return place - 1
 
 
 class TimeClassifier(nn.Module):

@@ -14,6 +14,7 @@ from detectors.capabilities import Capabilities
 from detectors.detector import Budget
 from detectors.event_likelihood import EventLikelihood, LikelihoodTraining
 from detectors.loops.stage import Count, Positive
+from detectors.nets.interaction import count_values
 from detectors.nets.topology import TopologyInteraction, count_neighbours, second_order
 
 
@@ -79,7 +80,7 @@ class EventEmbedding(EventLikelihood):
         name="aehe",
         section="6.3",
         supervision="unsupervised",
-        kinds=("catrec",),
+        kinds=("catrec", "path"),
         min_fields=2,
         attributes=True,
         partial_fit="full",
@@ -96,6 +97,10 @@ class EventEmbedding(EventLikelihood):
         self._neighbours = count_neighbours(torch.zeros_like(data.cat[:0, 0]), values)
         super()._fit(data, labels, budget)
 
+    def _count(self, data: WindowBatch) -> Tensor:
+        # a value's vector comes from its neighbours, whether or not training shows it
+        return count_values(data.cat[data.mask], data.vocab)
+
     def _meet(self, data: WindowBatch, fresh: Tensor, fade: Tensor) -> None:
         rows = self._values.rows(data.cat[data.mask])
         newer = count_neighbours(rows, len(self._neighbours))
@@ -107,8 +112,8 @@ class EventEmbedding(EventLikelihood):
 
     def _besides(self) -> Callable[[Tensor], Tensor]:
         def rebuilding(rows: Tensor) -> Tensor:
-            errors = self._net.rebuilding(self.config.emphasis)
-            weighed: Tensor = self.config.topology * errors[rows].sum(dim=1)
+            errors = self._net.rebuilding(rows, self.config.emphasis)
+            weighed: Tensor = self.config.topology * errors.sum(dim=1)
             return weighed
 
         return rebuilding

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
 
-import msgspec
 import torch
 from torch import Tensor
 
@@ -13,7 +11,7 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget
 from detectors.event_likelihood import EventLikelihood, LikelihoodTraining
-from detectors.loops.stage import Count, Positive
+from detectors.loops.stage import Count, Positive, Weight
 from detectors.nets.interaction import count_values
 from detectors.nets.topology import TopologyInteraction, count_neighbours, second_order
 
@@ -72,7 +70,7 @@ class EventEmbedding(EventLikelihood):
         """
 
         hidden: Count = 64
-        topology: Annotated[float, msgspec.Meta(ge=0.0)] = 0.1
+        topology: Weight = 0.1
         emphasis: Positive = 10.0
         learning_rate: Positive = 3e-3
 

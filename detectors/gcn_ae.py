@@ -53,12 +53,14 @@ class GraphConvolutionalAutoencoder(Detector):
     Windows ``[B, T, F + C]`` of at least two category fields, graphs of up to ``N = T C`` vertices;
     about ``N² (2 H + 3 K)`` multiply-adds a window. Windows with ``N`` above 2,048 are refused.
 
-    Notes ----- Entities are known by what they do and whom they meet and not by name, so that those
-    that come later are judged like all others; one that the fit has not seen also pays the worst
-    score of the held-out windows. Which mentions of such entities are of the same one is not known:
-    each counts as an entity of its own, lest they become a hub that nobody was. Few of all pairs
-    meet: those that do weigh as much as all others together, and a vertex counts the mean over its
-    pairs, lest hubs decide all.
+    Notes
+    -----
+    Entities are known by what they do and whom they meet and not by name, so that those that come
+    later are judged like all others; one that the fit has not seen also pays the worst score of the
+    held-out windows. Which mentions of such entities are of the same one is not known: each counts
+    as an entity of its own, lest they become a hub that nobody was. Few of all pairs meet: those
+    that do weigh as much as all others together, and a vertex counts the mean over its pairs, lest
+    hubs decide all.
 
     Adaptations: graphs are made of the events of a window; the number of an entity's events and
     its field are attributes; scaled errors; new entities. Paths are not taken: a graph of the few

@@ -17,7 +17,7 @@ from detectors.loops.batches import in_random_order, split
 from detectors.loops.clustering import kmeans
 from detectors.loops.likelihood import Unigrams, fading, show_new_rows
 from detectors.loops.reservoir import absorb, slots_of_sample
-from detectors.loops.stage import Count, Positive, Run, Stage, Training, gentle
+from detectors.loops.stage import Count, Positive, Run, Stage, Training, Weight, gentle
 from detectors.loops.training import train
 from detectors.nets.interaction import ValueTable, count_values, halved
 from detectors.nets.modules import load_module, module_state
@@ -127,7 +127,7 @@ class NetWalk(Detector):
         epochs: Count = 50
         batch: Count = 512
         learning_rate: Positive = 1e-2
-        weight_decay: Annotated[float, msgspec.Meta(ge=0.0)] = 1e-5
+        weight_decay: Weight = 1e-5
 
     caps = Capabilities(
         name="netwalk",

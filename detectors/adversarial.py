@@ -17,7 +17,7 @@ from detectors.detector import Budget, Detector, Shape
 from detectors.device import beside
 from detectors.loops.adversarial import Game, Rules, Turn, Watch, fringe, separation
 from detectors.loops.batches import minibatches, split
-from detectors.loops.stage import Count, Player, Positive, Run, Share, Stage, Training
+from detectors.loops.stage import Count, Player, Positive, Run, Share, Stage, Training, gentle
 from detectors.loops.training import play
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores
@@ -93,6 +93,15 @@ class AdversarialDetector(Detector):
         Called whenever weights are judged, the last time with those that are kept.
         """
 
+    @property
+    def _rules(self) -> Rules:
+        """How judges and makers value logits."""
+        return Rules("bce")
+
+    def _watch(self) -> Watch:
+        """Return the guard of a judge."""
+        return Watch(self._rules.game)
+
     def _code(self) -> int:
         """Numbers that a row is made from."""
         code: int = self.config.code
@@ -118,7 +127,14 @@ class AdversarialDetector(Detector):
         self._compete(self._stage(run), self._players(), early, late)
 
     def _stage(self, run: Run) -> Stage:
-        return Stage(self._net, self.config, run, average=self.config.average)
+        average, betas = self.config.average, self._rules.betas
+        return Stage(self._net, self.config, run, betas=betas, average=average)
+
+    def _teach_judge(self, data: WindowBatch, budget: Budget) -> None:
+        """Teach the judge, who is the first of the players, a little more from new windows."""
+        run = Run(self.seed + 1, budget, self.report, trained=True)
+        stage = replace(self._stage(run), settings=gentle(self.config))
+        self._compete(stage, self._players()[:1], *split(data))
 
     def _compete(
         self,
@@ -229,18 +245,20 @@ class GenerativeDetector(AdversarialDetector):
     def _rules(self) -> Rules:
         return Rules(self.config.game, self.config.smoothing)
 
-    def _watch(self) -> Watch:
-        """Return the guard of a judge."""
-        return Watch(self.config.game)
-
-    def _stage(self, run: Run) -> Stage:
-        average, betas = self.config.average, self._rules.betas
-        return Stage(self._net, self.config, run, betas=betas, average=average)
-
 
 def boxed(rows: Tensor) -> Tensor:
     """Clip rows to where makers can follow."""
     return rows.clamp(-1.0, 1.0)
+
+
+def uniform(count: int, columns: int, generator: torch.Generator) -> Tensor:
+    """Draw ``[count, columns]`` evenly from the box, on the CPU."""
+    return 2 * torch.rand(count, columns, generator=generator) - 1
+
+
+def mean_square(gap: Tensor, real: Tensor) -> Tensor:
+    """Mean square ``[B]`` of gaps ``[B, D]`` over the real entries."""
+    return (gap.square() * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
 
 
 def absolute(gap: Tensor, real: Tensor) -> Tensor:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
 
-import msgspec
 import torch
 from torch import Tensor
 
@@ -13,7 +11,8 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget
 from detectors.event_likelihood import EventLikelihood, LikelihoodTraining
-from detectors.loops.stage import Count, Positive
+from detectors.loops.stage import Count, Positive, Weight
+from detectors.nets.interaction import count_values
 from detectors.nets.topology import TopologyInteraction, count_neighbours, second_order
 
 
@@ -71,7 +70,7 @@ class EventEmbedding(EventLikelihood):
         """
 
         hidden: Count = 64
-        topology: Annotated[float, msgspec.Meta(ge=0.0)] = 0.1
+        topology: Weight = 0.1
         emphasis: Positive = 10.0
         learning_rate: Positive = 3e-3
 
@@ -79,7 +78,7 @@ class EventEmbedding(EventLikelihood):
         name="aehe",
         section="6.3",
         supervision="unsupervised",
-        kinds=("catrec",),
+        kinds=("catrec", "path"),
         min_fields=2,
         attributes=True,
         partial_fit="full",
@@ -96,6 +95,10 @@ class EventEmbedding(EventLikelihood):
         self._neighbours = count_neighbours(torch.zeros_like(data.cat[:0, 0]), values)
         super()._fit(data, labels, budget)
 
+    def _count(self, data: WindowBatch) -> Tensor:
+        # a value's vector comes from its neighbours, whether or not training shows it
+        return count_values(data.cat[data.mask], data.vocab)
+
     def _meet(self, data: WindowBatch, fresh: Tensor, fade: Tensor) -> None:
         rows = self._values.rows(data.cat[data.mask])
         newer = count_neighbours(rows, len(self._neighbours))
@@ -107,8 +110,8 @@ class EventEmbedding(EventLikelihood):
 
     def _besides(self) -> Callable[[Tensor], Tensor]:
         def rebuilding(rows: Tensor) -> Tensor:
-            errors = self._net.rebuilding(self.config.emphasis)
-            weighed: Tensor = self.config.topology * errors[rows].sum(dim=1)
+            errors = self._net.rebuilding(rows, self.config.emphasis)
+            weighed: Tensor = self.config.topology * errors.sum(dim=1)
             return weighed
 
         return rebuilding

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from detectors.bidirectional import (
     Match,
 )
 from detectors.capabilities import Capabilities
-from detectors.loops.adversarial import Turn
+from detectors.loops.adversarial import Turn, seeing
 from detectors.loops.stage import Player, Share
 from detectors.nets.adversarial import Critic
 
@@ -48,10 +48,14 @@ class Alad(BidirectionalDetector):
     Notes
     -----
     At the start every copy is poor and the second judge has an easy game; dropout and spectral
-    norms, which bound how steep encoder and judges can get, keep it from winning outright.
-    Explanations spread the score over the fields by the distance of window and copy.
+    norms, which bound how steep encoder and judges can get, keep it from winning outright. For the
+    weights that are kept the bound holds only nearly: they are an average, and their norms are
+    estimated for the weights of the last step. Explanations spread the score over the fields by the
+    distance of window and copy.
 
-    Adaptations: windows are flattened; columns are mapped to -1 .. 1 by quantiles; a running
+    Adaptations: windows are flattened; columns are mapped to -1 .. 1 by quantiles; the second judge
+    sees a window as it came when it scores, and not clipped to -1 .. 1, where extreme values would
+    look like usual ones; a running
     average of the weights; weights are chosen by how the score tells held-out windows from
     synthetic ones around them; larger steps over larger mini-batches than in the paper.
 
@@ -96,7 +100,12 @@ class Alad(BidirectionalDetector):
         judges = [net.critic, net.of_rows, net.of_codes]
 
         def judge(turn: Turn) -> Tensor:
-            duels = zip(judges, self._matches(turn), watches, strict=True)
+            seen: list[Callable[..., Tensor]] = [
+                seeing(net.critic, turn.real),
+                seeing(net.of_rows, twice(turn.real)),
+                net.of_codes,
+            ]
+            duels = zip(seen, self._matches(turn), watches, strict=True)
             losses = [rules.duel(one, *match, watch) for one, match, watch in duels]
             return torch.stack(losses).sum(dim=0)
 

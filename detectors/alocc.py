@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
-from detectors.adversarial import AdversarialDetector, AdversarialTraining, Found, boxed
+from detectors.adversarial import (
+    AdversarialDetector,
+    AdversarialTraining,
+    Found,
+    boxed,
+    mean_square,
+)
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget
-from detectors.loops.adversarial import Rules, Turn, separation
-from detectors.loops.batches import split
-from detectors.loops.stage import Count, Player, Positive, Run, gentle
+from detectors.loops.adversarial import Turn, separation
+from detectors.loops.stage import Count, Player, Positive, Weight
 from detectors.nets.adversarial import Critic, encoder, generator
+from schemas.errors import DetectorError
 
 LEAST = 1e-6
 """Least spread that a part of the score is divided by."""
 
 CHANCE = 0.5
 """Share of right pairs below which the judge is not asked."""
-
-RULES = Rules("bce")
 
 
 class AloccNet(nn.Module):
@@ -62,12 +64,16 @@ class Alocc(AdversarialDetector):
     Trained for long, the copier is so good that the judge is left without an opinion; and since
     copies are smoother than data, the judge may take all that is rough for real. Weights are
     therefore chosen by how the score tells held-out windows from synthetic ones around them, and a
-    judge that tells them worse than chance has no say in it. ``partial_fit`` teaches the judge and
-    leaves the copier as it is. Explanations spread the score over the fields by the squared
-    distance of window and copy.
+    judge that tells them worse than chance has no say in it; with ``score="judge"``, where nothing
+    else has one, such a fit or update is refused. ``partial_fit`` teaches the judge and leaves the
+    copier as it is. A judge that has long been sure starts over. Explanations spread the score over
+    the fields by the squared distance of window and copy.
 
     Adaptations: the second part of the score; dense layers in place of convolutions; windows are
-    flattened; columns are mapped to -1 .. 1 by quantiles; a running average of the weights.
+    flattened; columns are mapped to -1 .. 1 by quantiles; a running average of the weights in place
+    of several sets of them. Other losses than the cross-entropy and a second phase that retrains
+    the judge on copies of a good and a poor copier (Zaheer et al. 2020) are left out: the score
+    needs a probability, and weights chosen by synthetic windows serve the purpose of that phase.
 
     References
     ----------
@@ -93,7 +99,7 @@ class Alocc(AdversarialDetector):
         hidden: Count = 128
         code: Count = 32
         noise: Positive = 0.15
-        copying: Annotated[float, msgspec.Meta(ge=0.0)] = 0.4
+        copying: Weight = 0.4
         score: Literal["both", "judge"] = "both"
 
     caps = Capabilities(
@@ -121,34 +127,45 @@ class Alocc(AdversarialDetector):
     # -- learning ---------------------------------------------------------------------------
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        run = Run(self.seed + 1, budget, self.report, trained=True)
-        stage = replace(self._stage(run), settings=gentle(self.config))
-        self._compete(stage, self._players()[:1], *split(data))
+        self._teach_judge(data, budget)
+
+    def _compete(self, *args: Any, **others: Any) -> float:
+        wrong = super()._compete(*args, **others)
+        if self.config.score == "judge" and wrong > 1 - CHANCE:
+            msg = (
+                "alocc: the judge tells held-out windows from synthetic ones worse than chance; "
+                "use score=both, or train for longer"
+            )
+            raise DetectorError(msg)
+        return wrong
 
     def _players(self) -> Sequence[Player[Turn]]:
-        net, config = self._net, self.config
+        net, config, rules, watch = self._net, self.config, self._rules, self._watch()
 
         def copies(turn: Turn) -> Tensor:
             return net.copy((turn.rows + config.noise * turn.noise) * turn.real) * turn.real
 
         def judge(turn: Turn) -> Tensor:
-            return RULES.duel(net.critic, (turn.rows,), (copies(turn),))
+            return rules.duel(net.critic, (turn.rows,), (copies(turn),), watch)
 
         def copy(turn: Turn) -> Tensor:
             copied = copies(turn)
             gap = (turn.rows - copied).square().sum(dim=1)
-            loss: Tensor = RULES.persuade(net.critic(copied)) + config.copying * gap
+            loss: Tensor = rules.persuade(net.critic(copied)) + config.copying * gap
             return loss
 
-        return [Player([net.critic], judge), Player([net.encoder, net.decoder], copy)]
+        return [
+            Player([net.critic], judge, starts_over=watch.stuck),
+            Player([net.encoder, net.decoder], copy),
+        ]
 
     # -- scoring ----------------------------------------------------------------------------
 
     def _parts(self, rows: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Both parts of the score before they are weighed, ``[B, 2]``, and the copies."""
         copies = self._net.copy(boxed(rows)) * real
-        gap = (rows - copies).square().sum(dim=1) / real.sum(dim=1).clamp(min=1)
-        return torch.stack([torch.sigmoid(-self._net.critic(copies)), gap], dim=1), copies
+        opinion = torch.sigmoid(-self._net.critic(copies))
+        return torch.stack([opinion, mean_square(rows - copies, real)], dim=1), copies
 
     def _calibrate(self, rows: Tensor, odd: Tensor, real: Tensor) -> None:
         normal = self._parts(rows, real)[0]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import msgspec
-
 from detectors.capabilities import Capabilities
 from detectors.event_likelihood import EmbeddedEvents, LikelihoodTraining
-from detectors.loops.stage import Count
+from detectors.loops.stage import Count, Weight
 
 
 class PairwiseEmbedding(EmbeddedEvents):
@@ -45,7 +41,7 @@ class PairwiseEmbedding(EmbeddedEvents):
 
         width: Count = 16
         negatives: Count = 3
-        weight_decay: Annotated[float, msgspec.Meta(ge=0.0)] = 1e-4
+        weight_decay: Weight = 1e-4
 
     caps = Capabilities(
         name="ape",

@@ -224,10 +224,14 @@ class Detector(ABC):
             If the windows have other features, fields or (where it matters) more steps.
         """
         batch = self._accept(windows)
-        # smaller chunks are for the caches of a CPU; on another device they would only cost calls
-        size = self.chunk if self.device == "cpu" else max(self.chunk, Detector.chunk)
+        size = self._at_once(batch.steps)
         parts = [self._score_chunk(part, explain) for part in batch.chunks(size)]
         return Scores.concatenate(parts) if parts else self._score_chunk(batch, explain)
+
+    def _at_once(self, steps: int) -> int:
+        """Windows of ``steps`` steps to score in one pass."""
+        # smaller chunks are for the caches of a CPU; on another device they would only cost calls
+        return self.chunk if self.device == "cpu" else max(self.chunk, Detector.chunk)
 
     def _score_chunk(self, batch: WindowBatch, explain: Explain) -> Scores:
         if len(batch) == 0:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, cast
+from typing import cast
 
-import msgspec
 from torch import Tensor, nn
 
 from detectors.adversarial import Found, absolute, boxed
 from detectors.bidirectional import BidirectionalDetector, BidirectionalNet, BidirectionalTraining
 from detectors.capabilities import Capabilities
-from detectors.loops.adversarial import Turn
-from detectors.loops.stage import Player, Positive, Share
-
-Weight = Annotated[float, msgspec.Meta(ge=0.0)]
+from detectors.loops.adversarial import Turn, seeing
+from detectors.loops.stage import Player, Positive, Share, Weight
 
 
 class BidirectionalGan(BidirectionalDetector):
@@ -37,10 +34,10 @@ class BidirectionalGan(BidirectionalDetector):
     many; ``cycle`` adds their distance to the loss of ``G`` and ``E``. Explanations spread the
     score over the fields by that distance.
 
-    Adaptations: ``cycle``; a layer norm where codes enter the judge; windows are flattened; columns
-    are mapped to -1 .. 1 by quantiles; a running average of the weights; weights are chosen by how
-    the score tells held-out windows from synthetic ones around them; larger steps over larger
-    mini-batches than in the paper.
+    Adaptations: ``cycle``, at the full weight of the distance; a layer norm where codes enter the
+    judge; windows are flattened; columns are mapped to -1 .. 1 by quantiles; a running average of
+    the weights; weights are chosen by how the score tells held-out windows from synthetic ones
+    around them; larger steps over larger mini-batches than in the paper.
 
     References
     ----------
@@ -88,7 +85,7 @@ class BidirectionalGan(BidirectionalDetector):
         watch = self._watch()
 
         def judge(turn: Turn) -> Tensor:
-            return rules.duel(net.critic, *self._pairs(turn), watch)
+            return rules.duel(seeing(net.critic, turn.real), *self._pairs(turn), watch)
 
         return [
             Player([net.critic], judge, starts_over=watch.stuck),

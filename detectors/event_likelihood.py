@@ -12,7 +12,7 @@ from torch import Tensor
 from detectors.batch import WindowBatch
 from detectors.detector import Budget, Detector
 from detectors.loops.batches import split
-from detectors.loops.likelihood import Events, Unigrams, contrast_events
+from detectors.loops.likelihood import Events, Unigrams, contrast_events, fading
 from detectors.loops.stage import Count, Positive, Run, Stage, Training, gentle
 from detectors.nets.heads import new_value_surcharge, per_step_mean
 from detectors.nets.interaction import Interaction, PairInteraction, ValueTable, count_values
@@ -44,9 +44,9 @@ class LikelihoodTraining(Training, frozen=True, kw_only=True):
 class EventLikelihood(Detector):
     """Negative log-likelihood of an event, up to a constant, as learned against imitations.
 
-    Every step of a window is an event of its own. A value without an example so far costs what new
-    values cost, and a surcharge for standing for many. Subclasses say what the vectors of an event
-    are.
+    Every step of a window is an event of its own. A value that training has not shown so far costs
+    what new values cost, and a surcharge for standing for many. Subclasses say what the vectors of
+    an event are.
 
     Explanations blame each pair for how far its term lies below what it usually is, half on either
     field, and a new value for its surcharge.
@@ -56,7 +56,7 @@ class EventLikelihood(Detector):
     _net: Interaction
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self._counts = count_values(data.cat[data.mask], data.vocab)
+        self._counts = self._count(data)
         self._values = ValueTable(data.vocab, self._counts)
         self._surcharge = new_value_surcharge(data)
         self._net = self._build()
@@ -66,19 +66,18 @@ class EventLikelihood(Detector):
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         before = self._values
-        fade = self._fade(data)
-        self._counts = fade * self._counts + count_values(data.cat[data.mask], data.vocab)
+        fade = fading(self._counts, data.fields, self.config.horizon)
+        self._counts = fade * self._counts + self._count(data)
         self._values = ValueTable(data.vocab, self._counts)
         self._meet(data, (self._values.known & ~before.known).nonzero().squeeze(1), fade)
         self._learn(
             data, gentle(self.config), Run(self.seed + 1, budget, self.report, trained=True)
         )
 
-    def _fade(self, data: WindowBatch) -> Tensor:
-        """``[]``: what the past weighs once it exceeds the horizon."""
-        events = self._counts.sum() / data.fields
-        fade: Tensor = self.config.horizon / events.clamp(min=1)
-        return fade.clamp(max=1.0)
+    def _count(self, data: WindowBatch) -> Tensor:
+        """``[V]``: how often values occur where training sees them, and so comes to know them."""
+        early, _ = split(data)
+        return count_values(early.cat[early.mask], data.vocab)
 
     def _meet(self, data: WindowBatch, fresh: Tensor, fade: Tensor) -> None:
         """Take in events before learning from them.
@@ -167,9 +166,7 @@ class EmbeddedEvents(EventLikelihood):
     _net: PairInteraction
 
     def _meet(self, data: WindowBatch, fresh: Tensor, fade: Tensor) -> None:
-        with torch.no_grad():
-            table = self._net.embedding.weight
-            table[fresh] = table[self._values.new_row(fresh)]  # each starts as a new value
+        self._values.start_as_new(self._net.embedding.weight, fresh)
 
     def _groups(self) -> list[dict[str, object]]:
         net = self._net

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, cast
+from typing import cast
 
 import msgspec
 from torch import Tensor, nn
 
-from detectors.adversarial import Found, boxed
+from detectors.adversarial import Found, boxed, mean_square
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.loops.adversarial import Game, Turn
-from detectors.loops.stage import Count, Player, Positive, Run
+from detectors.loops.stage import Count, Player, Positive, Run, Weight
 from detectors.maker import MakerDetector, MakerNet, MakerTraining
 from detectors.nets.adversarial import encoder
 
@@ -41,11 +41,13 @@ class FastAnoGan(MakerDetector):
     -----
     Copies can only be what the maker makes, so that the encoder cannot learn to copy anomalies.
     ``game`` also takes the other losses. Explanations spread the score over the fields by the
-    squared distance of window and copy.
+    squared distance of window and copy. Layer norms keep the judge's features at one scale, so that
+    ``kappa`` needs no scaling by what the features usually differ by.
 
     Adaptations: dense layers in place of residual convolutions, windows are flattened, columns are
     mapped to -1 .. 1 by quantiles, a running average of the weights, weights of both stages chosen
-    by how well held-out windows are told from synthetic ones around them.
+    by how well held-out windows are told from synthetic ones around them, narrower codes, larger
+    steps over larger mini-batches than in the paper.
 
     References
     ----------
@@ -65,7 +67,7 @@ class FastAnoGan(MakerDetector):
             Epochs and learning rate of the encoder, which RMSprop trains.
         """
 
-        kappa: Annotated[float, msgspec.Meta(ge=0.0)] = 1.0
+        kappa: Weight = 1.0
         encoder_epochs: Count = 30
         encoder_rate: Positive = 5e-4
         game: Game = "wgan_gp"
@@ -99,16 +101,19 @@ class FastAnoGan(MakerDetector):
             optimiser="rmsprop",
         )
         stage = replace(self._stage(run), settings=settings)
-        encode = Player[Turn]([self._net.encoder], lambda turn: self._izi(turn.rows, turn.real)[0])
-        self._compete(stage, [encode], early, late)
+        self._compete(stage, [self._encoding()], early, late)
+
+    def _encoding(self) -> Player[Turn]:
+        """Who plays alone in the second stage."""
+        return Player([self._net.encoder], lambda turn: self._izi(turn.rows, turn.real)[0])
 
     def _izi(self, rows: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Score ``[B]`` and copies of rows ``[B, D]``: from the image to its code and back."""
         net, seen = self._net, boxed(rows)
         copies = net.generator(net.encoder(seen)) * real
-        gap = (rows - copies).square().sum(dim=1) / real.sum(dim=1).clamp(min=1)
         features = net.critic.features(seen) - net.critic.features(copies)
-        return cast("Tensor", gap + self.config.kappa * features.square().mean(dim=1)), copies
+        score = mean_square(rows - copies, real) + self.config.kappa * features.square().mean(dim=1)
+        return cast("Tensor", score), copies
 
     def _examine(self, rows: Tensor, real: Tensor, *, explain: bool) -> Found:
         score, copies = self._izi(rows, real)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from detectors.adversarial import AdversarialTraining
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
-from detectors.judge import JudgeDetector, centred_radius, cross_entropy
-from detectors.loops.adversarial import Turn
+from detectors.judge import JudgeDetector, centred_radius
+from detectors.loops.adversarial import Turn, cross_entropy
 from detectors.loops.stage import Count, Player, Positive, Run
 from detectors.nets.adversarial import Critic
 from detectors.nets.mlp import mlp
@@ -48,7 +48,9 @@ class FenceGan(JudgeDetector):
 
     Adaptations: the cross-entropy in place of ``log|alpha - D|``, as in the authors' code; ``beta``
     in units of the mean distance of the data from its mean; a running average of the weights; the
-    judge is not asked beyond three times the box that nearly all of the data fills.
+    judge is not asked beyond three times the box that nearly all of the data fills. A fence that
+    flies off is not noticed by its radius, but by what its judge then makes of synthetic windows.
+    Losses without probabilities are left out.
 
     References
     ----------

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Literal
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +15,7 @@ from detectors.loops.batches import split
 from detectors.loops.deviance import Deviance
 from detectors.loops.pooling import Pool
 from detectors.loops.prediction import delayed, predict_steps
-from detectors.loops.stage import Count, Positive, Run, Share, Stage, Training, gentle
+from detectors.loops.stage import Count, Positive, Run, Share, Stage, Training, Weight, gentle
 from detectors.nets.embedding import SequenceInput
 from detectors.nets.gru import Gru
 from detectors.nets.heads import Guess, WindowHead, per_step_mean, window_loss
@@ -26,8 +25,6 @@ from detectors.scores import Explain, Scores
 
 COUNTED = 128
 """Largest vocabulary whose ids are counted along a window; more would be mostly zeros."""
-
-Weight = Annotated[float, msgspec.Meta(ge=0.0)]
 
 
 class FutureFrameNet(nn.Module):

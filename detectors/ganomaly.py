@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, cast
+from typing import Literal, cast
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
 from detectors.adversarial import Found, GenerativeDetector, GenerativeTraining, absolute
 from detectors.capabilities import Capabilities
-from detectors.loops.adversarial import Turn
-from detectors.loops.stage import Count, Player
+from detectors.loops.adversarial import Turn, seeing
+from detectors.loops.stage import Count, Player, Weight
 from detectors.nets.adversarial import Critic, encoder, generator
-
-Weight = Annotated[float, msgspec.Meta(ge=0.0)]
 
 
 class GanomalyNet(nn.Module):
@@ -34,10 +31,10 @@ class Ganomaly(GenerativeDetector):
     """Distance ``||G_E(x) - E(G(x))||_1`` between the codes of a window and of its copy.
 
     A window goes through ``x -> G_E -> z -> G_D -> xhat -> E -> zhat``. The three networks minimise
-    the distance of a judge's features ``||h(x) - h(xhat)||``, that of the windows ``|x - xhat|``
-    and that of the codes ``||z - zhat||``, with weights 1, 50 and 1; the judge learns to tell
-    windows from copies. A copy is always on the side of what is normal, so that the code of an
-    anomaly is lost on the way.
+    the distance of a judge's features, ``||h(x) - h(xhat)||_2 / sqrt(H)``, that of the windows,
+    ``||x - xhat||_1 / D``, and that of the codes, ``||z - zhat||_2 / sqrt(K)``, with weights 1, 50
+    and 1; the judge learns to tell windows from copies. A copy is always on the side of what is
+    normal, so that the code of an anomaly is lost on the way.
 
     Shapes
     ------
@@ -52,10 +49,11 @@ class Ganomaly(GenerativeDetector):
     Explanations spread the score over the fields by the distance of window and copy. A judge that
     has long been sure starts over.
 
-    Adaptations: dense layers over flattened windows in place of convolutions over images, no batch
-    norm, columns mapped to -1 .. 1 by quantiles, a running average of the weights, weights chosen
-    by how the score tells held-out windows from synthetic ones around them, scores as they are
-    instead of rescaled over a test set.
+    Adaptations: distances in training are means over the entries, which the weights are meant for
+    whatever the widths; dense layers over flattened windows in place of convolutions over images,
+    no batch norm, columns mapped to -1 .. 1 by quantiles, a running average of the weights, weights
+    chosen by how the score tells held-out windows from synthetic ones around them, scores as they
+    are instead of rescaled over a test set.
 
     References
     ----------
@@ -109,7 +107,7 @@ class Ganomaly(GenerativeDetector):
 
         def judge(turn: Turn) -> Tensor:
             copies = net.decoder(net.first(turn.rows)) * turn.real
-            return rules.duel(net.critic, (turn.rows,), (copies,), watch)
+            return rules.duel(seeing(net.critic, turn.real), (turn.rows,), (copies,), watch)
 
         makers = [net.first, net.decoder, net.second]
         return [
@@ -121,7 +119,6 @@ class Ganomaly(GenerativeDetector):
         config, critic = self.config, self._net.critic
         code, copies, again = self._round_trip(turn.rows, turn.real)
         features = critic.features(turn.rows) - critic.features(copies)
-        # means over entries, as the weights are meant
         gap = absolute(turn.rows - copies, turn.real) / turn.rows.shape[1]
         loss = config.contextual * gap
         loss = loss + config.adversarial * root_mean_square(features)

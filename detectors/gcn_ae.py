@@ -8,7 +8,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from detectors.batch import WindowBatch
+from detectors.batch import WindowBatch, Windows
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
 from detectors.loops.batches import evaluate, held_out_loss, split
@@ -17,8 +17,15 @@ from detectors.loops.stage import Count, Positive, Run, Share, Stage, Training, 
 from detectors.nets.graph import GraphAutoencoder, Graphs, is_new
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores
+from schemas.errors import DataError, ShapeError
 
 LEAST = 1e-6
+
+MOST = 2048
+"""Largest graph: work and memory grow with the square of its size."""
+
+PAIRS = 2**24
+"""Pairs of vertices that are looked at in one pass; bounds memory, whatever the graphs."""
 
 
 class Errors(NamedTuple):
@@ -44,17 +51,20 @@ class GraphConvolutionalAutoencoder(Detector):
     Shapes
     ------
     Windows ``[B, T, F + C]`` of at least two category fields, graphs of up to ``N = T C`` vertices;
-    about ``N² (2 H + 3 K)`` multiply-adds a window.
+    about ``N² (2 H + 3 K)`` multiply-adds a window. Windows with ``N`` above 2,048 are refused.
 
     Notes
     -----
     Entities are known by what they do and whom they meet and not by name, so that those that come
-    later are judged like all others; one that the fit has not seen also pays the worst score of
-    the held-out windows. Few of all pairs meet: those that do weigh as much as all others
-    together, and a vertex counts the mean over its pairs, lest hubs decide all.
+    later are judged like all others; one that the fit has not seen also pays the worst score of the
+    held-out windows. Which mentions of such entities are of the same one is not known: each counts
+    as an entity of its own, lest they become a hub that nobody was. Few of all pairs meet: those
+    that do weigh as much as all others together, and a vertex counts the mean over its pairs, lest
+    hubs decide all.
 
     Adaptations: graphs are made of the events of a window; the number of an entity's events and
-    its field are attributes; scaled errors; new entities.
+    its field are attributes; scaled errors; new entities. Paths are not taken: a graph of the few
+    entities of one event says nothing about them.
 
     References
     ----------
@@ -97,6 +107,32 @@ class GraphConvolutionalAutoencoder(Detector):
     )
     chunk = 64
 
+    def _at_once(self, steps: int) -> int:
+        return min(super()._at_once(steps), self._most(steps, PAIRS))
+
+    def _most(self, steps: int, pairs: int) -> int:
+        """Windows with no more than so many pairs of vertices; at least one."""
+        n = steps * len(self._fitted().vocab)
+        return max(1, pairs // max(1, n * n))
+
+    def _accept(self, windows: Windows) -> WindowBatch:
+        batch = super()._accept(windows)
+        self._check_size(batch, ShapeError)
+        return batch
+
+    def _check_kind(self, batch: WindowBatch) -> None:
+        super()._check_kind(batch)
+        self._check_size(batch, DataError)
+
+    def _check_size(self, batch: WindowBatch, error: type[Exception]) -> None:
+        n = batch.steps * batch.fields
+        if n > MOST:
+            msg = (
+                f"{self.caps.name}: {batch.steps} steps of {batch.fields} fields are graphs of up "
+                f"to {n} entities, at most {MOST} fit; shorten the windows"
+            )
+            raise error(msg)
+
     # -- learning ---------------------------------------------------------------------------
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
@@ -110,6 +146,9 @@ class GraphConvolutionalAutoencoder(Detector):
 
     def _learn(self, data: WindowBatch, settings: Training, run: Run) -> None:
         early, late = split(data)
+        # windows are evaluated four mini-batches at a time
+        batch = min(settings.batch, self._most(data.steps, PAIRS // 4))
+        settings = msgspec.structs.replace(settings, batch=batch)
         minimise(
             Stage(self._net, settings, run),
             early,
@@ -117,7 +156,6 @@ class GraphConvolutionalAutoencoder(Detector):
             lambda: held_out_loss(self._loss, late, settings),
             new_ids=False,
         )
-        batch = settings.batch
         self._usual = evaluate(self._parts, late, batch).mean(dim=0).clamp(min=LEAST)
         self._worst = evaluate(lambda part: self._vertices(part)[0].amax(dim=1), late, batch).max()
 

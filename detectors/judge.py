@@ -12,8 +12,7 @@ from detectors.adversarial import AdversarialDetector, Found
 from detectors.batch import WindowBatch
 from detectors.detector import Budget
 from detectors.loops.attribution import nearest, path_gradient, spread_out
-from detectors.loops.batches import split
-from detectors.loops.stage import Run, Stage, gentle
+from detectors.loops.stage import Run
 
 REACH = 3.0
 """Distance from the middle of the box, in half boxes, beyond which the judge is not asked. Makers
@@ -24,7 +23,9 @@ class JudgeDetector(AdversarialDetector):
     """Surprise ``-log D(x)`` of a judge that has learned where normal windows end.
 
     Explanations integrate the gradient of the score on the way to the window from the nearest of
-    some windows of the fit. ``partial_fit`` teaches the judge alone, the first of the players.
+    some windows of the fit. ``partial_fit`` teaches the judge alone, the first of the players. A
+    judge that grows sure is not started over: it is meant to be firm on normal windows, and weights
+    with which it no longer tells them from synthetic ones around them are not kept.
     """
 
     @abstractmethod
@@ -36,16 +37,14 @@ class JudgeDetector(AdversarialDetector):
         self._examples = self._input(spread_out(data))[0].clamp(-REACH, REACH)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        run = Run(self.seed + 1, budget, self.report, trained=True)
-        stage = Stage(self._net, gentle(self.config), run, average=self.config.average)
-        self._compete(stage, self._players()[:1], *split(data))
+        self._teach_judge(data, budget)
 
     def _examine(self, rows: Tensor, real: Tensor, *, explain: bool) -> Found:
         seen = rows.clamp(-REACH, REACH)
         score = softplus(-self._logits(seen))
         if not explain:
             return Found(score, rows)
-        start = self._examples[nearest(seen, self._examples)] * real
+        start = self._examples[nearest(seen, self._examples, real)] * real
         return Found(score, path_gradient(lambda rows: softplus(-self._logits(rows)), start, seen))
 
     def _state(self) -> dict[str, Tensor]:
@@ -54,11 +53,6 @@ class JudgeDetector(AdversarialDetector):
     def _restore(self, state: dict[str, Tensor]) -> None:
         super()._restore(state)
         self._examples = state["examples"]
-
-
-def cross_entropy(logits: Tensor, target: Tensor | float) -> Tensor:
-    """``[B]``: of probabilities, given as log-odds ``[B]``, to a target in 0 .. 1."""
-    return target * softplus(-logits) + (1 - target) * softplus(logits)
 
 
 def centred_radius(rows: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detectors.adversarial import GenerativeDetector, GenerativeTraining
 from detectors.batch import WindowBatch
-from detectors.loops.adversarial import Turn
+from detectors.loops.adversarial import Turn, seeing
 from detectors.loops.stage import Count, Player, Run
 from detectors.nets.adversarial import Critic, Norm, generator
 
@@ -58,7 +58,8 @@ class MakerDetector(GenerativeDetector):
             return rows
 
         def judge(turn: Turn) -> Tensor:
-            return rules.duel(net.critic, (turn.rows,), (made(turn),), watch)
+            critic = seeing(net.critic, turn.real)
+            return rules.duel(critic, (turn.rows,), (made(turn),), watch)
 
         def make(turn: Turn) -> Tensor:
             return rules.persuade(net.critic(made(turn)))

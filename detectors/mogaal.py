@@ -10,14 +10,18 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from detectors.adversarial import AdversarialTraining
+from detectors.adversarial import AdversarialTraining, uniform
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
-from detectors.judge import JudgeDetector, cross_entropy
-from detectors.loops.adversarial import Turn
-from detectors.loops.stage import Count, Player, Positive, Run, Share
+from detectors.judge import JudgeDetector
+from detectors.loops.adversarial import Turn, cross_entropy
+from detectors.loops.stage import Count, Player, Positive, Run, Share, Stage
 from detectors.nets.adversarial import Makers
 from detectors.nets.mlp import mlp
+
+MOMENTUM = (0.9, 0.999)
+"""Memory of Adam: the paper's, and longer than in other games. With less of it a single maker runs
+through all parts of the data."""
 
 
 class MultipleMakersNet(nn.Module):
@@ -49,10 +53,11 @@ class MultipleMakers(JudgeDetector):
     nothing to hold on to. Explanations integrate the gradient of the score on the way to the window
     from the nearest of some windows of the fit.
 
-    Adaptations: Adam in place of gradient descent with momentum; parts of a mini-batch in place of
-    parts of all data; columns are mapped to -1 .. 1 by quantiles; a running average of the weights;
-    weights are chosen by how the score tells held-out windows from synthetic ones around them; the
-    judge is not asked beyond three times the box that nearly all of the data fills.
+    Adaptations: Adam in place of gradient descent, with the same momentum; parts of a mini-batch in
+    place of parts of all data; columns are mapped to -1 .. 1 by quantiles; a running average of the
+    weights; weights are chosen by how the score tells held-out windows from synthetic ones around
+    them; the judge is not asked beyond three times the box that nearly all of the data fills.
+    Losses without probabilities are left out.
 
     References
     ----------
@@ -103,7 +108,10 @@ class MultipleMakers(JudgeDetector):
         return self._input.width
 
     def _noise(self, count: int, generator: torch.Generator) -> Tensor:
-        return 2 * torch.rand(count, self._code(), generator=generator) - 1
+        return uniform(count, self._code(), generator)
+
+    def _stage(self, run: Run) -> Stage:
+        return replace(super()._stage(run), betas=MOMENTUM)
 
     def _learn(self, run: Run, early: WindowBatch, late: WindowBatch) -> None:
         config, stage = self.config, self._stage(run)

@@ -27,7 +27,9 @@ class EventNce(EmbeddedEvents):
 
     Adaptations: one percent of the values is shown as new in training and drawn as such in noise,
     and new values pay a surcharge; training stops by the loss of held-out events against fixed
-    noise, which takes about ten epochs of 100,000 events and a hundred of 2,000.
+    noise, which takes about ten epochs of 100,000 events and a hundred of 2,000; imitations that
+    happen to be events that do occur are not drawn anew, since ``k Q`` allows for them. Sequences
+    of a single category are not taken: their n-grams would have to be fields.
 
     References
     ----------
@@ -44,7 +46,7 @@ class EventNce(EmbeddedEvents):
         name="nce",
         section="6.3",
         supervision="unsupervised",
-        kinds=("catrec",),
+        kinds=("catrec", "path"),
         min_fields=2,
         partial_fit="full",
         per_step=True,

@@ -15,9 +15,9 @@ from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
 from detectors.loops.batches import in_random_order, split
 from detectors.loops.clustering import kmeans
-from detectors.loops.likelihood import Unigrams, show_new_rows
+from detectors.loops.likelihood import Unigrams, fading, show_new_rows
 from detectors.loops.reservoir import absorb, slots_of_sample
-from detectors.loops.stage import Count, Positive, Run, Stage, Training, gentle
+from detectors.loops.stage import Count, Positive, Run, Stage, Training, Weight, gentle
 from detectors.loops.training import train
 from detectors.nets.interaction import ValueTable, count_values, halved
 from detectors.nets.modules import load_module, module_state
@@ -78,19 +78,22 @@ class NetWalk(Detector):
     Shapes
     ------
     Events ``[B, T, C]`` of at least two fields; about ``C² d K / 2`` multiply-adds a step for codes
-    of width ``d`` and ``K`` clusters.
+    of width ``d`` and ``K`` clusters. The events of a window may be those of a graph of entities;
+    numbers beside them are not taken.
 
     Notes
     -----
-    A step is blamed on the two ends of each edge, half on either, and on new values. A new value
-    pays the worst score of the training events on top of the row that stands for all new ones.
+    A step is blamed on the two ends of each edge, half on either, and on new values. A value that
+    training has not shown pays the worst score of the training events on top of the row that stands
+    for all new ones.
 
     ``partial_fit`` trains on new events and on those that are remembered, and finds the clusters
     anew among the latter, a uniform sample of all events seen.
 
     Adaptations: walks are the events themselves rather than drawn from a graph; the decoder tells
     a vertex from a few others of its field, drawn by their frequency, instead of from all; no
-    penalty on the mean activation; scaled distances; new values.
+    penalty on the mean activation; scaled distances; new values; frequencies forget the past in
+    updates.
 
     References
     ----------
@@ -111,6 +114,8 @@ class NetWalk(Detector):
             Vertices that each vertex is told from.
         memory
             Events remembered.
+        horizon
+            Events that ``partial_fit`` lets the past weigh at most in the frequencies of values.
         """
 
         width: Count = 20
@@ -118,10 +123,11 @@ class NetWalk(Detector):
         gamma: Positive = 1.0
         negatives: Count = 5
         memory: Annotated[int, msgspec.Meta(ge=2)] = 4096
+        horizon: Count = 1_000_000
         epochs: Count = 50
         batch: Count = 512
         learning_rate: Positive = 1e-2
-        weight_decay: Annotated[float, msgspec.Meta(ge=0.0)] = 1e-5
+        weight_decay: Weight = 1e-5
 
     caps = Capabilities(
         name="netwalk",
@@ -141,7 +147,7 @@ class NetWalk(Detector):
     # -- learning ---------------------------------------------------------------------------
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self._counts = count_values(data.cat[data.mask], data.vocab)
+        self._counts = self._count(data)
         self._values = ValueTable(data.vocab, self._counts)
         self._net = self._build()
         self._memory = data.cat[data.mask][:0]
@@ -150,15 +156,19 @@ class NetWalk(Detector):
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         before = self._values
-        self._counts = self._counts + count_values(data.cat[data.mask], data.vocab)
+        fade = fading(self._counts, data.fields, self.config.horizon)
+        self._counts = fade * self._counts + self._count(data)
         self._values = ValueTable(data.vocab, self._counts)
         fresh = (self._values.known & ~before.known).nonzero().squeeze(1)
-        with torch.no_grad():  # a value that was new until now starts as one
-            for table in (self._net.code.weight, self._net.decode.weight):
-                table[fresh] = table[self._values.new_row(fresh)]
-        self._learn(
-            data, gentle(self.config), Run(self.seed + 1, budget, self.report, trained=True)
-        )
+        for table in (self._net.code, self._net.decode):
+            self._values.start_as_new(table.weight, fresh)
+        run = Run(self.seed + 1, budget, self.report, trained=True)
+        self._learn(data, gentle(self.config), run)
+
+    def _count(self, data: WindowBatch) -> Tensor:
+        """``[V]``: how often values occur where training sees them, and so comes to know them."""
+        early, _ = split(data)
+        return count_values(early.cat[early.mask], data.vocab)
 
     def _learn(self, data: WindowBatch, settings: Training, run: Run) -> None:
         early, late = (part.cat[part.mask] for part in split(data))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+import math
+from collections.abc import Callable, Sequence
 
 import msgspec
 import torch
@@ -15,12 +15,12 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Shape
 from detectors.device import beside
-from detectors.judge import REACH, JudgeDetector, cross_entropy
-from detectors.loops.adversarial import Turn
+from detectors.judge import REACH, JudgeDetector
+from detectors.loops.adversarial import Turn, cross_entropy
 from detectors.loops.attribution import path_gradient
 from detectors.loops.batches import evaluate, split
 from detectors.loops.reconstruction import reconstruct
-from detectors.loops.stage import Count, Player, Positive, Run, Stage
+from detectors.loops.stage import Count, Player, Positive, Run, Stage, Weight
 from detectors.lstm_ae import LstmAutoencoderNet
 from detectors.nets.adversarial import Critic, generator
 from detectors.nets.embedding import SequenceInput
@@ -31,6 +31,12 @@ from detectors.scores import Explain, Scores
 
 HIDDEN = (100, 50)
 """Widths of the judge's hidden layers; the maker has the same in reverse."""
+
+DENSITY_STEPS = 300
+"""Mini-batches that learning the density has at least, however few make an epoch."""
+
+LEAST = 1e-3
+"""Density below which a made vector is far enough from the dense places to be let alone."""
 
 READING, DENSITY = 0.4, 0.55
 """Shares of a budget that are used up when sessions can be read, and when the density is known."""
@@ -84,12 +90,14 @@ class Ocan(JudgeDetector):
     that is 1 but for rounding.
 
     Explanations integrate its gradient: for records, on the way from the nearest of some records of
-    the fit, for sessions from a session of typical numbers and no events.
+    the fit, for sessions from a session of typical numbers and no events. They tell which steps the
+    score of the whole session comes from; when it first rose is told by scoring its beginnings.
 
     Adaptations: the density's other class is uniform draws from the box of the data; ``eps`` is
     halfway between the largest and smallest density of a mini-batch; Adam for the judge as well;
     columns are mapped to -1 .. 1 by quantiles; a running average of the weights; weights are chosen
-    by how the score tells held-out vectors from synthetic ones around them.
+    by how the score tells held-out vectors from synthetic ones around them. Losses without
+    probabilities are left out.
 
     References
     ----------
@@ -108,11 +116,12 @@ class Ocan(JudgeDetector):
         entropy
             Weight of the judge's firmness on normal vectors.
         reading_epochs, density_epochs
-            Epochs of learning to read sessions, and to know where vectors are dense.
+            Epochs of learning to read sessions, and to know where vectors are dense; of the latter
+            more where windows are few.
         """
 
         hidden: Count = 50
-        entropy: Annotated[float, msgspec.Meta(ge=0.0)] = 1.85
+        entropy: Weight = 1.85
         reading_epochs: Count = 20
         density_epochs: Count = 10
         learning_rate: Positive = 1e-3
@@ -159,6 +168,10 @@ class Ocan(JudgeDetector):
 
     def _learn(self, run: Run, early: WindowBatch, late: WindowBatch) -> None:
         density = self._learn_density(run, early, late)
+        players = [*self._players(), self._maker(density)]
+        self._compete(self._stage(run), players, early, late)
+
+    def _maker(self, density: Callable[[Tensor], Tensor]) -> Player[Turn]:
         net = self._net
 
         def make(turn: Turn) -> Tensor:
@@ -169,8 +182,7 @@ class Ocan(JudgeDetector):
             spread: Tensor = pull_away(features) + torch.linalg.vector_norm(gap)
             return dense + spread
 
-        players = [*self._players(), Player([net.generator], make)]
-        self._compete(self._stage(run), players, early, late)
+        return Player([net.generator], make)
 
     def _learn_density(self, run: Run, early: WindowBatch, late: WindowBatch) -> Critic:
         """Learn to tell vectors from uniform draws out of the box."""
@@ -181,7 +193,10 @@ class Ocan(JudgeDetector):
             real = cross_entropy(density(turn.rows), 1.0)
             return real + cross_entropy(density(uniform), 0.0)
 
-        settings = msgspec.structs.replace(self.config, epochs=self.config.density_epochs)
+        config = self.config
+        steps = min(config.steps_per_epoch, math.ceil(len(early) / config.batch))
+        epochs = max(config.density_epochs, math.ceil(DENSITY_STEPS / steps))
+        settings = msgspec.structs.replace(config, epochs=epochs)
         stage = Stage(density, settings, run, share=DENSITY)
         player = Player([density], tell_apart)
         self._compete(stage, [player], early, late, lambda rows, real: -density(rows))
@@ -266,7 +281,10 @@ def pull_away(features: Tensor) -> Tensor:
 
 
 def dense_part(logits: Tensor) -> Tensor:
-    """``[n]``: log-density of what lies above the middle of the range; the rest costs nothing."""
+    """``[n]``: log-density of what lies above the middle of the range; the rest costs nothing.
+
+    It is bounded from below: where all is sparse there is nothing to be driven out of.
+    """
     density = torch.sigmoid(logits).detach()
     eps = (density.max() + density.min()) / 2
-    return logsigmoid(logits) * (density > eps)
+    return logsigmoid(logits).clamp(min=math.log(LEAST)) * (density > eps)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
-from detectors.adversarial import AdversarialDetector, AdversarialTraining, Found, boxed
+from detectors.adversarial import (
+    AdversarialDetector,
+    AdversarialTraining,
+    Found,
+    boxed,
+    mean_square,
+    uniform,
+)
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.device import beside
-from detectors.loops.adversarial import Rules, Turn
-from detectors.loops.stage import Count, Player, Positive, Run
+from detectors.loops.adversarial import Turn
+from detectors.loops.stage import Count, Player, Positive, Run, Weight
 from detectors.nets.adversarial import Critic, encoder, generator
 from detectors.nets.autoencoder import code_width
 
@@ -22,9 +28,7 @@ MINING_STEPS, MINING_STEP = 5, 0.1
 """Steps of the search for codes of poor windows, and how far each of them goes."""
 
 COPYING = 10.0
-"""Weight of the squared distance of window and copy against what the judges say."""
-
-RULES = Rules("bce")
+"""Weight of the mean squared gap of window and copy against what the judges say."""
 
 
 class OcganNet(nn.Module):
@@ -56,12 +60,16 @@ class Ocgan(AdversarialDetector):
     Notes
     -----
     ``score="judge"`` is ``1 - Dv(De(En(x)))``, what the judge of rows says of the copy.
-    Explanations spread the score over the fields by the squared distance of window and copy.
+    Explanations spread the score over the fields by the squared distance of window and copy. A
+    judge that has long been sure starts over.
 
     Adaptations: dense layers in place of convolutions; windows are flattened; columns are mapped to
-    -1 .. 1 by quantiles; mining begins after some mini-batches and takes steps of one length; a
-    running average of the weights; weights are chosen by how the score tells held-out windows from
-    synthetic ones around them.
+    -1 .. 1 by quantiles; narrower codes where columns are few; the copier's squared error is a mean
+    over the real entries, so that its weight does not depend on how many there are; mining begins
+    after some mini-batches and takes steps of one length; larger steps over larger mini-batches
+    than in the paper; a running average of the weights; weights are chosen by how the score tells
+    held-out windows from synthetic ones around them. Other losses than the cross-entropy are left
+    out.
 
     References
     ----------
@@ -89,7 +97,7 @@ class Ocgan(AdversarialDetector):
 
         hidden: tuple[Count, ...] = (128, 64)
         code: Count | None = None
-        noise: Annotated[float, msgspec.Meta(ge=0.0)] = 0.2
+        noise: Weight = 0.2
         mining_after: Count = 200
         score: Literal["residual", "judge"] = "residual"
         learning_rate: Positive = 1e-3
@@ -117,37 +125,38 @@ class Ocgan(AdversarialDetector):
         return self.config.code or min(32, code_width(self._input.width))
 
     def _noise(self, count: int, generator: torch.Generator) -> Tensor:
-        return 2 * torch.rand(count, self._code(), generator=generator) - 1
+        return uniform(count, self._code(), generator)
 
     def _learn(self, run: Run, early: WindowBatch, late: WindowBatch) -> None:
         self._run = run
         super()._learn(run, early, late)
 
     def _players(self) -> Sequence[Player[Turn]]:
-        net = self._net
+        net, rules = self._net, self._rules
+        codes_watch, rows_watch = self._watch(), self._watch()
 
         def tell_apart(turn: Turn) -> Tensor:
             made = net.decoder(turn.noise) * turn.real
             copies = net.decoder(self._noisy_code(turn)) * turn.real
-            return RULES.duel(net.weak, (copies,), (made,))
+            return rules.duel(net.weak, (copies,), (made,))
 
         def judge_codes(turn: Turn) -> Tensor:
-            return RULES.duel(net.of_codes, (turn.noise,), (self._noisy_code(turn),))
+            codes = self._noisy_code(turn)
+            return rules.duel(net.of_codes, (turn.noise,), (codes,), codes_watch)
 
         def judge_rows(turn: Turn) -> Tensor:
-            return RULES.duel(net.of_rows, (turn.rows,), (self._mined_rows(turn),))
+            return rules.duel(net.of_rows, (turn.rows,), (self._mined_rows(turn),), rows_watch)
 
         def copy(turn: Turn) -> Tensor:
             code = self._noisy_code(turn)
-            gap = (turn.rows - net.decoder(code) * turn.real).square().mean(dim=1)
-            fooled = RULES.persuade(net.of_codes(code))
-            loss: Tensor = COPYING * gap + fooled
-            return loss + RULES.persuade(net.of_rows(self._mined_rows(turn)))
+            gap = mean_square(turn.rows - net.decoder(code), turn.real)
+            fooled = rules.persuade(net.of_codes(code))
+            return COPYING * gap + fooled + rules.persuade(net.of_rows(self._mined_rows(turn)))
 
         return [
             Player([net.weak], tell_apart),
-            Player([net.of_codes], judge_codes),
-            Player([net.of_rows], judge_rows),
+            Player([net.of_codes], judge_codes, starts_over=codes_watch.stuck),
+            Player([net.of_rows], judge_rows, starts_over=rows_watch.stuck),
             Player([net.encoder, net.decoder], copy),
         ]
 
@@ -180,4 +189,4 @@ class Ocgan(AdversarialDetector):
         gap = (rows - copies).square()
         if self.config.score == "judge":
             return Found(torch.sigmoid(-self._net.of_rows(copies)), gap, copies)
-        return Found(gap.sum(dim=1) / real.sum(dim=1).clamp(min=1), gap, copies)
+        return Found(mean_square(rows - copies, real), gap, copies)

@@ -1,7 +1,7 @@
 """What adversarial detectors share: players in turns, games, guards, the fringe, the box."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -9,21 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from detectors import Budget, FitReport, WindowBatch, as_batch
+from detectors.adversarial import GenerativeDetector
+from detectors.alad import Alad
+from detectors.anogan import AnoGan
 from detectors.boxed import BoxedInput
 from detectors.checks.subject import small
+from detectors.ebgan import BidirectionalGan
+from detectors.fanogan import FastAnoGan
+from detectors.ganomaly import Ganomaly
+from detectors.loops import adversarial as loops
 from detectors.loops.adversarial import (
     CRITIC_MOVES,
     PATIENCE,
     Game,
     Rules,
+    Turn,
     Watch,
     fringe,
     separation,
     slope,
 )
+from detectors.loops.attribution import nearest
 from detectors.loops.averaging import Average
 from detectors.loops.stage import Player, Run, Stage, Training
-from detectors.loops.training import play
+from detectors.loops.training import last_is_best, play
 from detectors.nets.adversarial import Critic, Makers, PairCritic, encoder
 
 BATCHES = 10
@@ -110,6 +119,27 @@ def test_a_player_that_asks_for_it_starts_over_alone() -> None:
     assert other == pytest.approx(1 - 0.02 * BATCHES, rel=1e-2)
 
 
+def test_who_starts_over_takes_nothing_from_the_average_of_others() -> None:
+    def trained(answers: list[bool]) -> tuple[float, float]:
+        training = stage(average=0.9, epochs=2, decay=1.0)
+        net, asked = training.model, iter(answers)
+        assert isinstance(net, Two)
+        first = Player[Tensor](
+            [net.one], lambda b: net.one(b).squeeze(1), starts_over=lambda: next(asked)
+        )
+        second = Player[Tensor]([net.other], lambda b: net.other(b).squeeze(1))
+        play(training, draw, [first, second], validate=last_is_best())
+        return weights(training)
+
+    one, other = trained([True, False])
+    assert other == pytest.approx(trained([False, False])[1], abs=1e-7)
+    short = stage(average=0.9, epochs=1, decay=1.0)
+    net = short.model
+    assert isinstance(net, Two)
+    play(short, draw, [Player[Tensor]([net.one], lambda b: net.one(b).squeeze(1))])
+    assert one == pytest.approx(weights(short)[0], abs=1e-6)  # as if the first epoch had not been
+
+
 def test_a_running_average_is_validated_and_kept() -> None:
     training = stage(average=0.9, epochs=2, decay=1.0)
     net, shown, raw = training.model, list[float](), list[float]()
@@ -180,6 +210,32 @@ def test_a_wasserstein_critic_tells_two_gaussians_apart_at_slope_one() -> None:
     assert 2 < float(gap.detach()) < 4  # the distance of the two is three
     assert float(slope(critic, (real,), (made,)).mean().detach()) == pytest.approx(1.0, abs=0.2)
     assert rules.every == CRITIC_MOVES
+
+
+@pytest.mark.parametrize("cls", [Alad, AnoGan, BidirectionalGan, FastAnoGan, Ganomaly])
+def test_the_slope_of_a_critic_is_that_in_the_real_entries(
+    cls: type[GenerativeDetector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = cls(game="wgan_gp").fit(small("record"), budget=Budget(steps=2))
+    rows, asked = torch.rand(6, 5), list[int]()
+    real = torch.ones(6, 5)
+    rows[:, 3:], real[:, 3:] = 0.0, 0.0
+
+    def asks(critic: Callable[..., Tensor], true: tuple[Tensor, ...], made: object) -> Tensor:
+        seen, *others = true
+        asked.append(seen.shape[1])
+        if seen.shape[1] % 5 == 0:  # rows, or two of them side by side
+            noise = 9 * (1 - real).repeat(1, seen.shape[1] // 5)
+            assert torch.equal(critic(seen + noise, *others), critic(*true))
+        return torch.ones(6)
+
+    monkeypatch.setattr(loops, "slope", asks)
+    turn = Turn(rows, real, torch.randn(6, detector._code()))
+    if cls is AnoGan:  # which scores in double precision
+        rows, real = rows.double(), real.double()
+        turn = Turn(*(part.double() for part in turn))
+    detector._players()[0].loss(turn)
+    assert asked[0] == 5
 
 
 def test_a_judge_that_is_too_sure_for_long_is_noticed() -> None:
@@ -267,6 +323,14 @@ def test_the_judge_of_pairs_does_not_care_how_large_codes_are() -> None:
         critic.codes[0].bias.zero_()  # type: ignore[operator]
         found, larger = critic(rows, codes), critic(rows, 100 * codes)
     torch.testing.assert_close(found, larger, atol=1e-3, rtol=1e-3)
+
+
+def test_the_nearest_example_is_nearest_in_the_real_entries() -> None:
+    rows = torch.tensor([[1.0, 2.0, 0.0], [1.0, 2.0, 0.0]])
+    real = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    examples = torch.tensor([[1.0, 2.0, -9.0], [2.0, 3.0, 0.0]])
+    assert nearest(rows, examples, real).tolist() == [0, 1]
+    assert nearest(rows, examples).tolist() == [1, 1]
 
 
 def test_makers_begin_by_handing_on_their_noise() -> None:

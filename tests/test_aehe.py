@@ -156,9 +156,24 @@ def test_a_value_seen_in_an_update_finds_its_place_by_its_company() -> None:
 def test_rows_are_rebuilt_with_training() -> None:
     detector = learned(False)
     raw = EventEmbedding().fit(sample("PATHS").train, budget=Budget(steps=1))
-    seen = detector._counts > 0
-    errors = [float(d._net.rebuilding(10.0)[seen].mean().detach()) for d in (raw, detector)]
+    seen = (detector._counts > 0).nonzero().squeeze(1)
+    errors = [float(d._net.rebuilding(seen, 10.0).mean().detach()) for d in (raw, detector)]
     assert errors[1] < 0.5 * errors[0]
+
+
+def test_few_rows_are_encoded_by_themselves_as_in_the_whole_table() -> None:
+    net = EventEmbedding().fit(sample("PATHS").train, budget=Budget(steps=1))._net
+    net.table = None
+    few = torch.tensor([[2, 44, 86], [3, 44, 86]])
+    many = few.repeat(len(net.topology), 1)
+    for whole, part in (
+        (net.vectors(many, None), net.vectors(few, None)),
+        (net.rebuilding(many, 10.0), net.rebuilding(few, 10.0)),
+    ):
+        torch.testing.assert_close(whole[:2], part)
+    gap = net.topology[44] - net.decoder(net.encoder(net.topology[44]))
+    by_hand = (gap * (1.0 + 9.0 * (net.topology[44] > 0))).square().mean()
+    torch.testing.assert_close(net.rebuilding(few, 10.0)[0, 1], by_hand)
 
 
 def test_neighbours_forget_beyond_the_horizon() -> None:

@@ -3,12 +3,16 @@
 from dataclasses import replace
 from functools import cache
 
+import pytest
 import torch
+from torch.nn.functional import softplus
 
 from detectors import Budget
 from detectors.alocc import Alocc
 from detectors.checks.sources import sample
 from detectors.checks.subject import small
+from detectors.loops.adversarial import Turn
+from schemas.errors import DetectorError
 
 
 @cache
@@ -35,10 +39,45 @@ def test_scores_have_no_noise_in_them() -> None:
     torch.testing.assert_close(detector.score(data).score, parts @ detector._weights)
 
 
+def test_losses_of_both_players_by_hand() -> None:
+    detector = Alocc(noise=0.3, copying=0.7).fit(small("record"), budget=Budget(steps=2))
+    net = detector._net
+    generator = torch.Generator().manual_seed(0)
+    rows, noise = torch.rand(6, 5, generator=generator), torch.randn(6, 5, generator=generator)
+    judge, copier = detector._players()
+    copies = net.copy(rows + 0.3 * noise)
+    turn = Turn(rows, torch.ones_like(rows), noise)
+    told = softplus(-net.critic(rows)) + softplus(net.critic(copies))
+    torch.testing.assert_close(judge.loss(turn), told)
+    gap = (rows - copies).square().sum(dim=1)
+    torch.testing.assert_close(copier.loss(turn), softplus(-net.critic(copies)) + 0.7 * gap)
+
+
 def test_the_judge_alone_scores_between_zero_and_one() -> None:
-    detector = Alocc(score="judge").fit(small("record"), budget=Budget(steps=5))
-    score = detector.score(replace(small("record"), num=100 * small("record").num)).score
+    detector = Alocc(score="judge", code=4, batch=64, learning_rate=2e-3)
+    detector.fit(sample("SUBSPACE").train, budget=Budget(steps=100))
+    data = sample("SUBSPACE").anomalous
+    score = detector.score(replace(data, num=100 * data.num)).score
     assert ((score >= 0) & (score <= 1)).all()
+
+
+def test_an_inverted_judge_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tells(share: float) -> None:
+        for module in ("adversarial", "alocc"):
+            monkeypatch.setattr(f"detectors.{module}.separation", lambda *scores: share)
+
+    lone, both, brief = Alocc(score="judge"), Alocc(), Budget(steps=2)
+    tells(0.5)
+    for detector in (lone, both):
+        detector.fit(small("record"), budget=brief)
+    assert float(both._weights[0]) > 0
+    tells(0.49)
+    with pytest.raises(DetectorError, match="worse than chance; use score=both"):
+        Alocc(score="judge").fit(small("record"), budget=brief)
+    with pytest.raises(DetectorError, match="worse than chance"):
+        lone.partial_fit(small("record"), budget=brief)
+    both.partial_fit(small("record"), budget=brief)
+    assert float(both._weights[0]) == 0.0
 
 
 def test_a_judge_worse_than_chance_has_no_say() -> None:

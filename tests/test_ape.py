@@ -59,4 +59,4 @@ def test_the_field_of_the_other_community_is_blamed() -> None:
     alone = torch.where(other.sum(dim=1) == 1, other.argmax(dim=1), other.argmin(dim=1))
     feature = learned().score(data, explain="full").feature
     assert feature is not None
-    assert float((feature[:, 0].argmax(dim=1) == alone).float().mean()) > 0.9
+    assert float((feature[:, 0].argmax(dim=1) == alone).float().mean()) > 0.8

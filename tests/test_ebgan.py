@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from detectors import Budget, as_batch
 from detectors.checks.subject import small
 from detectors.ebgan import BidirectionalGan
-from detectors.loops.adversarial import Turn
+from detectors.loops.adversarial import Turn, slope
 
 
 class Counting(nn.Module):
@@ -82,4 +82,15 @@ def test_other_games_are_played(game: str) -> None:
     data = small("record", windows=200)
     detector = BidirectionalGan(game=game, batch=32).fit(data, budget=Budget(steps=12))
     assert detector.score(data).score.isfinite().all()
-    assert all(isinstance(loss, float) for loss in detector.report.losses)
+    net, rows, noise = detector._net, torch.rand(6, 5) - 0.5, torch.randn(6, 32)
+    turn = Turn(rows, torch.ones_like(rows), noise)
+    real, made = (rows, net.encoder(rows)), (net.generator(noise), noise)
+    on_real, on_made = net.critic(*real), net.critic(*made)
+    torch.manual_seed(0)
+    expected = {
+        "hinge": torch.relu(1 - on_real) + torch.relu(1 + on_made),
+        "lsgan": 0.5 * (on_real - 1).square() + 0.5 * on_made.square(),
+        "wgan_gp": on_made - on_real + 10 * (slope(net.critic, real, made) - 1).square(),
+    }[game]
+    torch.manual_seed(0)
+    torch.testing.assert_close(detector._players()[0].loss(turn), expected)

@@ -40,7 +40,12 @@ def test_the_score_is_the_loss_of_the_encoder(kappa: float) -> None:
     features = net.critic.features(seen) - net.critic.features(copies)
     expected = (rows - copies).square().mean(dim=1) + kappa * features.square().mean(dim=1)
     torch.testing.assert_close(detector.score(data).score, expected)
-    torch.testing.assert_close(detector._izi(rows, real)[0], expected)
+    turn = Turn(rows.clamp(-1, 1), real, torch.zeros(len(rows), 32))
+    player = detector._encoding()
+    assert list(player.modules) == [net.encoder]
+    inside = (rows.abs() <= 1).all(dim=1)
+    assert int(inside.sum()) > 10
+    torch.testing.assert_close(player.loss(turn)[inside], expected[inside])
 
 
 @pytest.mark.parametrize("game", ["bce", "hinge", "lsgan"])

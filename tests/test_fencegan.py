@@ -6,8 +6,8 @@ from functools import cache
 import torch
 
 from detectors import Budget, WindowBatch, as_batch
-from detectors.fencegan import FenceGan, spread
-from detectors.judge import cross_entropy
+from detectors.fencegan import FenceGan
+from detectors.loops.adversarial import Turn, cross_entropy
 
 
 def gaussian(n: int, seed: int) -> WindowBatch:
@@ -50,11 +50,35 @@ def test_the_edge_costs_least_where_the_judge_thinks_alpha() -> None:
         assert abs(float(d[cost.argmin()]) - alpha) < 1e-3
 
 
-def test_a_wider_fence_pulls_less() -> None:
-    made = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
-    pulls = [1 / float(spread(size * made)) for size in (0.5, 1.0, 2.0)]
-    assert pulls[0] > pulls[1] > pulls[2]
-    assert math.isfinite(1 / float(spread(made[:1])))
+def test_losses_of_judge_and_fence_by_hand() -> None:
+    detector = FenceGan(attempts=1, alpha=0.3, beta=0.7, gamma=0.4)
+    detector.fit(gaussian(300, 0), budget=Budget(steps=2))
+    net, generator = detector._net, torch.Generator().manual_seed(0)
+    rows, noise = (torch.randn(50, n, generator=generator) for n in (2, 32))
+    turn = Turn(rows, torch.ones_like(rows), noise)
+    judge, fence = detector._players()
+    made = net.generator(noise)
+    d_rows, d_made = torch.sigmoid(net.critic(rows)), torch.sigmoid(net.critic(made))
+    torch.testing.assert_close(judge.loss(turn), -d_rows.log() - 0.4 * (1 - d_made).log())
+    edge = -0.3 * d_made.log() - 0.7 * (1 - d_made).log()
+    radius, wide = ((x - x.mean(dim=0)).norm(dim=1).mean() for x in (rows, made))
+    torch.testing.assert_close(fence.loss(turn), edge + 0.7 * radius / wide)
+
+
+def test_a_wider_fence_is_pulled_less_and_one_point_does_no_harm() -> None:
+    detector = FenceGan(attempts=1).fit(gaussian(300, 0), budget=Budget(steps=2))
+    rows, noise = gaussian(50, 1).num[:, 0], torch.randn(50, 32)
+    turn, net = Turn(rows, torch.ones_like(rows), noise), detector._net
+    _, fence = detector._players()
+    costs = list[float]()
+    made = net.generator(noise).detach()
+    net.critic.forward = lambda rows: torch.zeros(len(rows))  # type: ignore[method-assign]
+    for size in (0.5, 1.0, 2.0):
+        net.generator.forward = lambda _, size=size: size * made  # type: ignore
+        costs.append(float(fence.loss(turn).mean()))
+    assert costs[0] > costs[1] > costs[2]
+    net.generator.forward = lambda noise: made[:1].expand(50, -1)  # type: ignore
+    assert math.isfinite(float(fence.loss(turn).mean()))
 
 
 def test_an_update_teaches_the_judge_and_leaves_the_fence() -> None:

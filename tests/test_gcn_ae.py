@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from detectors import Budget, WindowBatch
+from detectors.batch import NEW
 from detectors.checks.sense import ranking
 from detectors.checks.sources import sample
-from detectors.gcn_ae import GraphConvolutionalAutoencoder
+from detectors.gcn_ae import MOST, PAIRS, GraphConvolutionalAutoencoder
 from detectors.nets.graph import Graphs, smoothing
-from schemas.errors import DataError
+from schemas.errors import DataError, ShapeError
 
 
 def window(src: list[int], dst: list[int], amount: list[float]) -> WindowBatch:
@@ -44,6 +45,32 @@ def test_events_join_the_entities_that_they_name() -> None:
     assert graphs.features[0, :, 2:].sum(dim=0).tolist() == [2.0, 2.0]
 
 
+def test_new_entities_are_not_joined_into_one() -> None:
+    graphs = Graphs.of(window([NEW, NEW, 2], [2, 3, 2], [1.0, 2.0, 3.0]))
+    assert graphs.place[0].tolist() == [[0, 1], [2, 3], [4, 1]]
+    assert graphs.adjacency[0, 0].nonzero().flatten().tolist() == [1]
+    assert graphs.adjacency[0, 2].nonzero().flatten().tolist() == [3]
+    assert graphs.features[0, [0, 2], 0].tolist() == [1.0, 2.0]
+
+
+def test_large_graphs_are_taken_few_at_a_time_and_too_large_ones_refused() -> None:
+    detector = GraphConvolutionalAutoencoder(seed=0).fit(
+        window([2, 3], [2, 2], [0.0, 1.0]), budget=Budget(steps=1)
+    )
+    for device in ("cpu", "cuda"):
+        detector.device = device
+        for steps in (2, 200, MOST // 2):
+            assert detector._at_once(steps) * (2 * steps) ** 2 <= PAIRS
+    detector.device = "cpu"
+    assert detector._at_once(2) == detector.chunk
+    long = MOST // 2 + 1
+    large = window([2] * long, [3] * long, [0.0] * long)
+    with pytest.raises(DataError, match="graphs of up to 2050 entities, at most 2048 fit"):
+        GraphConvolutionalAutoencoder(seed=0).fit(large)
+    with pytest.raises(ShapeError, match="at most 2048 fit; shorten the windows"):
+        detector.score(large)
+
+
 def test_smoothing_is_the_normalised_adjacency_with_loops() -> None:
     graphs = Graphs.of(window([2, 3], [2, 2], [0.0, 0.0]))
     real = graphs.real[0]
@@ -59,14 +86,19 @@ def test_the_order_of_events_changes_nothing(fitted: GraphConvolutionalAutoencod
     turned = dataclasses.replace(
         data, num=data.num[:, order], cat=data.cat[:, order], mask=data.mask[:, order]
     )
-    torch.testing.assert_close(fitted.score(turned).score, fitted.score(data).score)
+    found, before = (fitted.score(x, explain="full") for x in (turned, data))
+    torch.testing.assert_close(found.score, before.score)
+    for part in ("step", "feature"):
+        torch.testing.assert_close(getattr(found, part), getattr(before, part)[:, order])
 
 
 def test_names_do_not_matter(fitted: GraphConvolutionalAutoencoder) -> None:
     data = sample("GRAPHS").anomalous[:50]
     names = torch.randperm(16, generator=torch.Generator().manual_seed(0)) + 2
     renamed = dataclasses.replace(data, cat=names[data.cat - 2])
-    torch.testing.assert_close(fitted.score(renamed).score, fitted.score(data).score)
+    found, before = (fitted.score(x, explain="full") for x in (renamed, data))
+    for part in ("score", "step", "feature"):
+        torch.testing.assert_close(getattr(found, part), getattr(before, part))
 
 
 def test_a_host_that_behaves_like_the_other_group_stands_out(

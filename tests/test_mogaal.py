@@ -4,8 +4,10 @@ import numpy as np
 import torch
 
 from detectors import Budget
+from detectors.adversarial import uniform
 from detectors.checks.sources import sample
 from detectors.checks.subject import small
+from detectors.loops.adversarial import Turn
 from detectors.mogaal import MultipleMakers
 
 CENTRES = np.concatenate([np.eye(3) * 8 / np.sqrt(2), np.zeros((3, 5))], axis=1)
@@ -26,6 +28,24 @@ def covered(makers: int) -> int:
 
 def test_many_makers_cover_clusters_that_one_leaves_out() -> None:
     assert covered(1) < covered(10) == len(CENTRES)
+
+
+def test_losses_of_judge_and_makers_by_hand() -> None:
+    detector = MultipleMakers(makers=4).fit(small("record"), budget=Budget(steps=6))
+    net, generator = detector._net, torch.Generator().manual_seed(0)
+    rows, noise = uniform(8, 5, generator), uniform(8, 5, generator)
+    turn = Turn(rows, torch.ones_like(rows), noise)
+    judge, makers = detector._players()
+    d = torch.sigmoid(net.critic(rows)).squeeze(1)
+    made = torch.sigmoid(net.critic(net.makers(noise))).squeeze(2)
+    torch.testing.assert_close(judge.loss(turn), -d.log() - (1 - made).log().mean(dim=0))
+    # from the least to the most typical part of the data
+    targets = np.quantile(d.detach().numpy(), [1 / 8, 3 / 8, 5 / 8, 7 / 8])
+    assert targets[0] < targets[3]
+    expected = torch.zeros(8)
+    for target, opinion in zip(targets.tolist(), made, strict=True):
+        expected = expected - (target * opinion.log() + (1 - target) * (1 - opinion).log()) / 4
+    torch.testing.assert_close(makers.loss(turn), expected)
 
 
 def test_an_update_teaches_the_judge_and_leaves_the_makers() -> None:

@@ -139,6 +139,25 @@ def test_ids_without_an_example_count_as_new_until_an_update_shows_them() -> Non
     assert (detector.score(data[odd]).score < detector.score(new[odd]).score).all()
 
 
+@pytest.mark.parametrize("name", ["nce", "ape", "netwalk"])
+def test_values_that_only_the_latest_events_have_count_as_new_until_training_shows_them(
+    name: str,
+) -> None:
+    data = small("catrec", windows=400)
+    kept = data[data.cat[:, 0, 0] != 5]
+    cat = kept.cat.clone()
+    cat[-5:, :, 0] = 5  # of about 350 events, the latest 35 are held out
+    late = replace(kept, cat=cat)
+    detector = create(name, batch=64).fit(late, budget=Budget(steps=20))
+    known, named, new = (replace(kept, cat=kept.cat.clone()) for _ in range(3))
+    named.cat[:, :, 0], new.cat[:, :, 0] = 5, NEW
+    score = detector.score(named).score
+    torch.testing.assert_close(score, detector.score(new).score)
+    assert float((score > detector.score(known).score).float().mean()) > 0.9
+    detector.partial_fit(named)
+    assert (detector.score(named).score < detector.score(new).score).all()
+
+
 def test_pair_terms_add_up_and_halves_go_to_both_fields() -> None:
     torch.manual_seed(0)
     net = PairInteraction(12, 4, 3, positive=False)
@@ -162,7 +181,8 @@ def test_frequencies_forget_beyond_the_horizon() -> None:
     detector = create("nce", horizon=100).fit(data, budget=Budget(steps=1))
     assert isinstance(detector, EventLikelihood)
     detector.partial_fit(data[:50], budget=Budget(steps=1))
-    assert float(detector._counts.sum()) == pytest.approx(2 * 150)
+    # training sees 45 of the latest 50 events
+    assert float(detector._counts.sum()) == pytest.approx(2 * 145)
 
 
 def test_a_single_field_is_refused() -> None:

@@ -82,6 +82,14 @@ def test_new_values_score_above_known_ones(walker: NetWalk) -> None:
     assert (walker.score(new).score > walker.score(normal).score).all()
 
 
+def test_frequencies_forget_beyond_the_horizon() -> None:
+    data = sample("PATHS").train[:200]
+    detector = NetWalk(seed=0, horizon=100).fit(data, budget=Budget(steps=1))
+    detector.partial_fit(data[:50], budget=Budget(steps=1))
+    # training sees 45 of the latest 50 events of three fields
+    assert float(detector._counts.sum()) == pytest.approx(3 * 145)
+
+
 def test_one_field_is_no_network() -> None:
     ids = torch.from_numpy(np.random.default_rng(0).integers(2, 9, (50, 1, 1)))
     mask = torch.ones(50, 1, dtype=torch.bool)

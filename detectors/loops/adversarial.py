@@ -77,8 +77,7 @@ class Rules:
     def judge(self, logits: Tensor, real: bool) -> Tensor:
         """Loss ``[B]`` of a judge of rows that are real, or made."""
         if self.game == "bce":
-            sure = 1 - self.smoothing if real else 0.0
-            return sure * softplus(-logits) + (1 - sure) * softplus(logits)
+            return cross_entropy(logits, 1 - self.smoothing if real else 0.0)
         if self.game == "hinge":
             return relu(1 - logits) if real else relu(1 + logits)
         if self.game == "lsgan":
@@ -88,7 +87,7 @@ class Rules:
     def persuade(self, logits: Tensor, real: bool = True) -> Tensor:
         """Loss ``[B]`` of a maker that wants rows to be taken as real, or not."""
         if self.game == "bce":
-            return softplus(-logits) if real else softplus(logits)
+            return cross_entropy(logits, float(real))
         if self.game == "lsgan":
             return 0.5 * (logits - float(real)).square()
         return -logits if real else logits
@@ -116,6 +115,20 @@ class Rules:
         if self.game == "wgan_gp":
             loss = loss + PENALTY * (slope(critic, real, made) - 1).square()
         return loss
+
+
+def cross_entropy(logits: Tensor, target: Tensor | float) -> Tensor:
+    """``[B]``: of probabilities, given as log-odds ``[B]``, to a target in 0 .. 1."""
+    return target * softplus(-logits) + (1 - target) * softplus(logits)
+
+
+def seeing(critic: Callable[..., Tensor], real: Tensor) -> Callable[..., Tensor]:
+    """Let a critic see of rows only what is ``real [B, D]``, so that the rest has no slope."""
+
+    def see(rows: Tensor, *others: Tensor) -> Tensor:
+        return critic(rows * real, *others)
+
+    return see
 
 
 def slope(

@@ -95,12 +95,20 @@ def spread_out(data: WindowBatch) -> WindowBatch:
     return data[:: max(1, len(data) // EXAMPLES)][:EXAMPLES]
 
 
-def nearest(rows: Tensor, examples: Tensor) -> Tensor:
+def nearest(rows: Tensor, examples: Tensor, real: Tensor | None = None) -> Tensor:
     """For rows ``[B, D]`` which of the examples ``[N, D]`` is nearest, ``[B]``.
 
     Nearest by absolute differences, of which one corrupted entry is only one.
+
+    Parameters
+    ----------
+    real
+        ``[B, D]``: 1 where an entry of a row counts; the others are 0 in the row as well.
     """
-    return torch.cdist(rows, examples, p=1.0).argmin(dim=1)
+    gaps = torch.cdist(rows, examples, p=1.0)
+    if real is not None:  # the others are as far off as the example is large there
+        gaps = gaps - (1 - real) @ examples.abs().T
+    return gaps.argmin(dim=1)
 
 
 def nearest_example(windows: Tensor, examples: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -26,17 +26,20 @@ class Average:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay = model, decay
         self.parameters = dict(model.named_parameters())
-        self._begin()
+        self.means: dict[str, Tensor] = {}
+        self.ages: dict[str, int] = {}
+        self._begin(self.parameters)
 
-    def _begin(self) -> None:
-        self.steps = 0
-        self.means = {n: p.detach().clone() for n, p in self.parameters.items() if self.decay}
+    def _begin(self, names: Iterable[str]) -> None:
+        for name in names:
+            if self.decay:
+                self.means[name], self.ages[name] = self.parameters[name].detach().clone(), 0
 
     def follow(self) -> None:
         """Take in the parameters after a step."""
-        self.steps += 1
-        share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         for name, mean in self.means.items():
+            self.ages[name] = age = self.ages[name] + 1
+            share = 1 - min(self.decay, (1 + age) / (10 + age))
             mean.lerp_(self.parameters[name].detach(), share)
 
     def current(self) -> dict[str, Tensor]:
@@ -50,7 +53,12 @@ class Average:
     def restart(self, weights: dict[str, Tensor]) -> None:
         """Set the model to ``weights`` and average from there."""
         self.model.load_state_dict(weights)
-        self._begin()
+        self._begin(self.parameters)
+
+    def reset(self, weights: dict[str, Tensor]) -> None:
+        """Set some parameters and average these from there; the others go on as they were."""
+        self._put(weights)
+        self._begin(weights)
 
     @contextmanager
     def shown(self) -> Iterator[None]:

@@ -122,6 +122,19 @@ class Unigrams:
         return Contrast(observed, noise, self.log_q[own], self.log_q[values])
 
 
+def fading(counts: Tensor, fields: int, horizon: float) -> Tensor:
+    """``[]``: what counts ``[V]`` of the values of past events are to weigh from now on.
+
+    Parameters
+    ----------
+    fields
+        Values of an event.
+    horizon
+        Events that the past weighs at most.
+    """
+    return (horizon / (counts.sum() / fields).clamp(min=1)).clamp(max=1.0)
+
+
 def show_new_rows(rows: Tensor, start: Tensor, generator: torch.Generator) -> Tensor:
     """Replace a small share of the rows ``[B, C]`` by the row of new values of their field."""
     hit = beside(torch.rand(rows.shape, generator=generator), rows) < NEW_SHARE

@@ -15,6 +15,7 @@ from detectors.detector import Budget, FitReport
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)]
 Positive = Annotated[float, msgspec.Meta(gt=0.0)]
+Weight = Annotated[float, msgspec.Meta(ge=0.0)]
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     batch: Count = 256
     learning_rate: Positive = 1e-3
     decay: Positive = 0.1
-    weight_decay: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
+    weight_decay: Weight = 0.0
     clip: Positive = 1.0
     patience: Count = 3
     trim: Share = 0.0

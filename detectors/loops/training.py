@@ -238,8 +238,7 @@ class _Course(Generic[T]):
         """Put the first weights of a player back, and forget the course of its optimiser."""
         mine = {id(p) for p in self.players[i].parameters()}
         names = [n for n, p in self.stage.model.named_parameters() if id(p) in mine]
-        first = {name: self.first_weights[name] for name in names}
-        self.average.restart({**self.average.current(), **first})
+        self.average.reset({name: self.first_weights[name] for name in names})
         self.optimisers[i] = self._new_optimiser(self.players[i])
 
     def step_back(self) -> None:

@@ -16,7 +16,8 @@ class Graphs:
     """One graph a window, over ``N = T * C`` places for vertices.
 
     The entity that field ``c`` of step ``t`` names stands at the place ``t * C + c`` where the
-    window names it first; the places of later mentions stay empty.
+    window names it first; the places of later mentions stay empty. New entities, which share an id,
+    stand wherever they are named.
 
     Attributes
     ----------
@@ -46,9 +47,11 @@ class Graphs:
         field = torch.arange(fields, device=data.cat.device).repeat(steps)
         # ids of different fields are different entities
         entity = data.cat.reshape(size, n) * fields + field
-        same = (entity.unsqueeze(2) == entity.unsqueeze(1)) & mentioned.unsqueeze(1)
+        here = torch.arange(n, device=data.cat.device)
+        known = (data.cat != NEW).reshape(size, n)
+        same = (entity.unsqueeze(2) == entity.unsqueeze(1)) & known.unsqueeze(1)
+        same = (same | (here.unsqueeze(1) == here)) & mentioned.unsqueeze(1)
         place = same.to(torch.uint8).argmax(dim=2)
-        here = torch.arange(n, device=place.device)
         real = (place == here) & mentioned
         weight = mentioned.to(data.num.dtype)
 

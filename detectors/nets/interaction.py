@@ -46,6 +46,11 @@ class ValueTable:
         """Row of new values of the field that each of ``rows [n]`` belongs to."""
         return self.start[torch.searchsorted(self.start, rows, right=True) - 1] + NEW
 
+    def start_as_new(self, table: Tensor, fresh: Tensor) -> None:
+        """Let rows that counted as new until now start in ``table [V, d]`` as new values do."""
+        with torch.no_grad():
+            table[fresh] = table[self.new_row(fresh)]
+
 
 def count_values(cat: Tensor, vocab: Sequence[int]) -> Tensor:
     """``[V]`` float64: how often each id of each field stands in ``cat [N, C]``."""

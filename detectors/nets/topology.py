@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -89,21 +91,32 @@ class TopologyInteraction(Interaction):
 
     def vectors(self, rows: Tensor, numbers: Tensor | None) -> Tensor:
         """``[..., C]`` rows and ``[..., F]`` numbers to ``[..., nodes, d]``, the numbers first."""
-        table = self.encoder(self.topology) if self.table is None else self.table
-        z: Tensor = table[rows]
+        z = self._each(self.encoder, rows) if self.table is None else self.table[rows]
         if self.attributes is None or numbers is None:
             return z
         return torch.cat([self.attributes(numbers).unsqueeze(-2), z], dim=-2)
 
-    def rebuilding(self, emphasis: float) -> Tensor:
-        """Mean squared error ``[V]`` of decoding each row; entries above 0 count more.
+    def rebuilding(self, rows: Tensor, emphasis: float) -> Tensor:
+        """Mean squared error ``[..., C]`` of decoding values; entries above 0 count more.
 
         Parameters
         ----------
+        rows
+            ``[..., C]``.
         emphasis
             Factor on the errors of those entries.
         """
-        errors = self.topology - self.decoder(self.encoder(self.topology))
-        weight = torch.where(self.topology > 0, emphasis, 1.0)
-        mean: Tensor = (errors * weight).square().mean(dim=1)
-        return mean
+
+        def rebuild(topology: Tensor) -> Tensor:
+            errors = topology - self.decoder(self.encoder(topology))
+            weight = torch.where(topology > 0, emphasis, 1.0)
+            mean: Tensor = (errors * weight).square().mean(dim=-1)
+            return mean
+
+        return self._each(rebuild, rows)
+
+    def _each(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """Apply a function of topologies to those of ``rows``, or to all if these are fewer."""
+        if len(self.topology) <= rows.numel():
+            return function(self.topology)[rows]
+        return function(self.topology[rows])

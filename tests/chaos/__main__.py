@@ -16,7 +16,7 @@ from rich.console import Console
 from tests.chaos.cluster import Cluster
 from tests.chaos.code import fingerprint
 from tests.chaos.mutated import mutated, unnoticed
-from tests.chaos.report import table
+from tests.chaos.report import markdown, table
 from tests.chaos.run import Outcome, run
 from tests.chaos.schedule import Schedule, learning, make
 
@@ -58,6 +58,7 @@ def chaos(
     signal.signal(signal.SIGTERM, _stop)
     outcomes = list(_outcomes(schedules, results, again))
     Console(width=150).print(table(outcomes))
+    (results / "report.md").write_text(markdown(outcomes))
     red = [x for x in outcomes if not x.green and not x.schedule.mutation]
     missed = [x for x in outcomes if x.schedule.mutation and unnoticed(x)]
     for outcome in red:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from statistics import median
 
 from rich.table import Table
@@ -15,19 +15,29 @@ COLUMNS = (
 )
 
 
-def table(outcomes: Iterable[Outcome]) -> Table:
-    """Make the table: for each fault the runs that it led, or the mutation they had."""
+def table(outcomes: Sequence[Outcome]) -> Table:
+    """Make the table to look at."""
+    made = Table(*COLUMNS, title="Chaos")
+    for row in _rows(outcomes):
+        made.add_row(*row)
+    return made
+
+
+def markdown(outcomes: Sequence[Outcome]) -> str:
+    """Make the table to keep."""
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *_rows(outcomes)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
+    """For each fault the runs that it led, or the mutation they had; and all without mutation."""
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         schedule = outcome.schedule
         name = f"mutation: {schedule.mutation}" if schedule.mutation else schedule.kind
         groups.setdefault(name, []).append(outcome)
-    made = Table(*COLUMNS, title="Chaos")
-    for name, group in groups.items():
-        made.add_row(name, *_row(group))
-    made.add_section()
-    made.add_row("all", *_row([x for x in outcomes if not x.schedule.mutation]))
-    return made
+    rows = [(name, *_row(group)) for name, group in groups.items()]
+    return [*rows, ("all", *_row([x for x in outcomes if not x.schedule.mutation]))]
 
 
 def _row(group: list[Outcome]) -> list[str]:

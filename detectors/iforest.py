@@ -13,7 +13,7 @@ from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
 from detectors.detector import Budget, Detector
 from detectors.device import beside
-from detectors.inputs import RecordInput
+from detectors.inputs import LEAST_SPAN, RecordInput
 from detectors.loops.trees import pick
 from detectors.scores import Explain, Scores
 from schemas.errors import DataError
@@ -52,7 +52,8 @@ class IsolationForest(Detector):
     ----------
     Liu, Ting and Zhou 2008 and 2012, *Isolation-based anomaly detection* (section 3, equations 1
     and 2). Survey: Pang et al. 2020, section 5.2.2, as a classical measure. Adaptations: complete
-    trees in tables, attribution by gains.
+    trees in tables, attribution by gains; another value in a column that never varied in the fit,
+    which no tree cuts, ends paths as if they did.
     """
 
     caps = Capabilities(
@@ -94,6 +95,10 @@ class IsolationForest(Detector):
         self._column, self._threshold, self._gain, self._length = (
             torch.cat(tables) for tables in zip(*grown, strict=True)
         )
+        parts = [self._input.flatten(part) for part in data.chunks(self.chunk)]
+        self._low = torch.stack([part.amin(dim=0) for part in parts]).amin(dim=0)
+        high = torch.stack([part.amax(dim=0) for part in parts]).amax(dim=0)
+        self._constant = high - self._low < LEAST_SPAN
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
         x = self._input.flatten(data)
@@ -111,10 +116,34 @@ class IsolationForest(Detector):
             node.sub_(root - 1)
         # the bottom level comes after the inner nodes, and its table is one longer than theirs
         bottom = node - inner + root.div(inner, rounding_mode="floor")
-        score = torch.exp2(-pick(self._length, bottom).mean(dim=0) / self._usual)
+        length, moved = pick(self._length, bottom), self._moved(x, data)
+        if x.is_cuda or moved.any():  # to look makes no host wait on the CPU
+            shorter = self._cut_off(length, moved)
+            if credit is not None:
+                gained = (length - shorter).sum(dim=0) / moved.sum(dim=1).clamp(min=1)
+                credit += moved * gained.unsqueeze(1)
+            length = shorter
+        score = torch.exp2(-length.mean(dim=0) / self._usual)
         if credit is None:
             return Scores(score)
         return self._input.explained(data, score, credit)
+
+    def _moved(self, x: Tensor, data: WindowBatch) -> Tensor:
+        """``[B, D]``: which columns never varied in the fit and have another value now."""
+        elsewhere = (x - self._low).abs() > LEAST_SPAN
+        return elsewhere & self._constant & self._input.real(data)
+
+    def _cut_off(self, length: Tensor, moved: Tensor) -> Tensor:
+        """Path lengths ``[trees, B]`` where cuts of columns that have ``moved`` end them early.
+
+        A cut of such a column, had the sample held the window, would set it apart at once; a cut
+        meets one of ``k`` of them, beside ``D`` that vary, with probability ``q = k / (D + k)``.
+        The length is then ``1 + (1 - q) + (1 - q)² + ...`` over as many cuts as there were.
+        """
+        count = moved.sum(dim=1)
+        share = count / (count + (~self._constant).sum()).clamp(min=1)
+        ended = (1 - (1 - share) ** length) / share.clamp(min=torch.finfo(share.dtype).tiny)
+        return torch.where(count > 0, ended, length)
 
     def _state(self) -> dict[str, Tensor]:
         return {
@@ -122,6 +151,8 @@ class IsolationForest(Detector):
             "threshold": self._threshold,
             "gain": self._gain,
             "length": self._length,
+            "low": self._low,
+            "constant": self._constant,
             "usual": torch.tensor(self._usual, dtype=torch.float64),
             **self._input.state("input."),
         }
@@ -130,6 +161,7 @@ class IsolationForest(Detector):
         shape = self._fitted()
         self._column, self._threshold = state["column"], state["threshold"]
         self._gain, self._length = state["gain"], state["length"]
+        self._low, self._constant = state["low"], state["constant"]
         self._depth = (self._length.shape[1] - 1).bit_length()
         self._usual = float(state["usual"])
         self._input = RecordInput.from_state(state, "input.", shape)

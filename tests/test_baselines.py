@@ -203,6 +203,35 @@ def test_one_window_is_refused() -> None:
         IsolationForest().fit(np.zeros((1, 3)))
 
 
+def test_a_column_that_never_varied_sets_apart_what_has_another_value_in_it() -> None:
+    rng = np.random.default_rng(0)
+    usual = rng.normal(size=(2000, 6))
+    usual[:, 4:] = 7.0
+    detector = IsolationForest().fit(usual)
+    fresh = rng.normal(size=(500, 6))
+    fresh[:, 4:] = 7.0
+    moved, twice = fresh.copy(), fresh.copy()
+    moved[:, 4] = 8.0
+    twice[:, 4:] = 8.0
+    scores = [detector.score(x, explain="full") for x in (fresh, moved, twice)]
+    assert bool((scores[1].score > scores[0].score).all())
+    assert bool((scores[2].score > scores[1].score).all())
+    assert ranking(scores[0].score, scores[1].score) > 0.95
+    assert scores[1].feature is not None
+    assert bool((scores[1].feature[:, 0].argmax(dim=1) == 4).float().mean() > 0.9)
+    # a cut meets one of the two columns, beside four that vary, every third time
+    length = -torch.log2(scores[0].score.double()) * detector._usual
+    assert float((-torch.log2(scores[2].score.double()) * detector._usual).max()) < 3
+    assert float(length.min()) > 3
+
+
+def test_where_nothing_varied_a_first_cut_sets_apart() -> None:
+    detector = IsolationForest().fit(np.zeros((100, 3)))
+    same, other = detector.score(np.zeros((1, 3))).score, detector.score(np.ones((1, 3))).score
+    assert float(other) == pytest.approx(2 ** (-1 / detector._usual), rel=1e-5)
+    assert float(other) > float(same)
+
+
 # -- count vectors --------------------------------------------------------------------------
 
 

@@ -93,7 +93,7 @@ class CrossFeature(Detector):
         loop="prediction",
         sources=("SUBSPACE", "PATHS"),
     )
-    chunk = 512  # each record becomes as many as it has fields
+    chunk = 128  # each record becomes as many as it has fields
 
     # -- learning ---------------------------------------------------------------------------
 

@@ -94,7 +94,7 @@ class CrossFeature(Detector):
         loop="prediction",
         sources=("SUBSPACE", "PATHS"),
     )
-    chunk = 512  # each record becomes as many as it has fields
+    chunk = 128  # each record becomes as many as it has fields
 
     # -- learning ---------------------------------------------------------------------------
 

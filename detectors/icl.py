@@ -26,7 +26,7 @@ class InternalContrast(ExplainedNetwork):
     Shapes
     ------
     Records, windows ``[B, T, F + C]`` of one step with ``D`` columns; about
-    ``m hidden (D + 2 units) + m² units`` multiply-adds a record and order.
+    ``m hidden (width + 2 units) + m² units`` multiply-adds a record and order.
 
     Notes
     -----

@@ -31,7 +31,7 @@ class RecurrentEnsemble(DenseDetector):
     Shapes
     ------
     Windows ``[B, T, F + C]`` with ``T`` up to that of the fit, as ``E`` columns a step; about
-    ``M T H (3 E + 6 H)`` multiply-adds a window for ``M`` members of ``H = hidden`` units.
+    ``M T H (3 E + 4 H)`` multiply-adds a window for ``M`` members of ``H = hidden`` units.
 
     Notes
     -----

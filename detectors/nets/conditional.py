@@ -68,17 +68,25 @@ class MaskedFieldNet(nn.Module):
 
     def one_by_one(self, data: WindowBatch) -> Conditional:
         """Say each field with that field alone hidden, in ``F + C`` passes side by side."""
-        shown = 1.0 - torch.eye(self.fields, device=data.num.device)
-        inputs = self.input(data).unsqueeze(2) * shown[:, self.owner]
-        inputs = torch.cat([inputs, shown.expand(*inputs.shape[:-1], -1)], dim=-1)
-        code = self.body(inputs)
+        # the first layer reads all fields at once; of that is taken what the hidden one adds to it
+        first, bias, *_ = self.body.parameters()
+        columns, numbers = self.input(data), self.features
+        weight, shown = torch.split(first.T, [len(self.owner), self.fields])
+        whole = nn.functional.linear(columns, weight.T, bias + shown.sum(dim=0))
+        hidden = whole.unsqueeze(2) - shown
+        number, *ids = torch.split(columns, self.input.widths, dim=-1)
+        by_number, *by_id = torch.split(weight, self.input.widths)
+        hidden[:, :, :numbers].addcmul_(number.unsqueeze(-1), by_number, value=-1)
+        for field, (embedded, by) in enumerate(zip(ids, by_id, strict=True), start=numbers):
+            hidden[:, :, field] -= embedded @ by
+        code = self.body[2:](hidden.relu_().flatten(0, 2)).unflatten(0, hidden.shape[:3])
         # of each pass only the field that it hides is asked for
-        said, left = code[:, :, : self.features], code[:, :, self.features :].unbind(dim=2)
+        said, left = code[:, :, :numbers], code[:, :, numbers:].unbind(dim=2)
         weights = torch.split(self.head.weight, self.widths)
         biases = torch.split(self.head.bias, self.widths)
-        numbers = [(said * weights[i]).sum(dim=-1) + biases[i] for i in (0, 1)]
+        gaussians = [(said * weights[i]).sum(dim=-1) + biases[i] for i in (0, 1)]
         logits = map(nn.functional.linear, left, weights[2:], biases[2:])
-        return self._conditional(data, *numbers, *logits)
+        return self._conditional(data, *gaussians, *logits)
 
     def _conditional(
         self, data: WindowBatch, mean: Tensor, log_variance: Tensor, *logits: Tensor

@@ -18,9 +18,14 @@ class Embedding(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """``[M, B, m, inputs]`` to ``[M, B, m, units]``."""
-        hidden = nn.functional.leaky_relu(self.first(inputs.flatten(1, 2)), 0.2)
+        first: Tensor = self.first(inputs.flatten(1, 2))
+        return self.after_first(first.view(*inputs.shape[:3], -1))
+
+    def after_first(self, first: Tensor) -> Tensor:
+        """Take ``[M, B, m, hidden]`` of the first layer to ``[M, B, m, units]``."""
+        hidden = nn.functional.leaky_relu(first.flatten(1, 2), 0.2)
         vectors = nn.functional.normalize(self.second(hidden), dim=-1)
-        return vectors.view(*inputs.shape[:3], -1)
+        return vectors.view(*first.shape[:3], -1)
 
 
 class PartsContrast(nn.Module):
@@ -39,7 +44,6 @@ class PartsContrast(nn.Module):
     """
 
     order: Tensor
-    rest: Tensor
 
     def __init__(
         self, members: int, columns: int, width: int, hidden: int, units: int, temperature: float
@@ -50,15 +54,21 @@ class PartsContrast(nn.Module):
         self.rest_net = Embedding(members, columns - width, hidden, units)
         order = torch.stack([torch.randperm(columns) for _ in range(members)])
         self.register_buffer("order", order)
-        place, start = torch.arange(columns), torch.arange(columns - width + 1).unsqueeze(1)
-        outside = (place < start) | (place >= start + width)
-        rest = outside.nonzero()[:, 1].view(len(start), columns - width)
-        self.register_buffer("rest", rest, persistent=False)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Contrastive loss ``[M, B, m]`` of each part of records ``[B, D]``, at least 0."""
         ordered = rows[:, self.order].transpose(0, 1)
         parts = self.part_net(ordered.unfold(2, self.width, 1))
-        rests = self.rest_net(ordered[:, :, self.rest])
+        rests = self.rest_net.after_first(self._read_rests(ordered))
         cosines: Tensor = rests @ parts.transpose(-1, -2)
         return -(cosines / self.temperature).log_softmax(dim=-1).diagonal(dim1=-2, dim2=-1)
+
+    def _read_rests(self, ordered: Tensor) -> Tensor:
+        """Apply the first layer to what each part of ``[M, B, D]`` leaves, ``[M, B, m, hidden]``.
+
+        From one part to the next, a single place of the rest is taken by another column.
+        """
+        layer: StackedLinear = self.rest_net.first
+        left, right = ordered[:, :, : -self.width], ordered[:, :, self.width :]
+        changes = (left - right).unsqueeze(-1) * layer.weight.unsqueeze(1)
+        return torch.cat([layer(right).unsqueeze(2), changes], dim=2).cumsum(dim=2)

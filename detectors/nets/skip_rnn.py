@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -49,26 +51,35 @@ class SkipRnn(nn.Module):
         Parameters
         ----------
         inputs
-            ``[B, T, inputs]`` for all networks, or ``[M, B, T, inputs]`` for one each.
+            ``[B, T, inputs]`` for all networks, or ``[M, B, 1, inputs]`` for one each, to be read
+            again at every step.
         mask
             ``[B, T]``.
         start
             First states ``[M, B, hidden]``; zeros if left out.
         """
         windows, steps = mask.shape
-        read = inputs.expand(self.members, -1, -1, -1).flatten(1, 2).repeat(2, 1, 1)
-        read = self.read(read).view(len(read), windows, steps, -1).unbind(dim=2)
-        zero = read[0].new_zeros((self.members, windows, read[0].shape[2]))
+        zero = inputs.new_zeros((self.members, windows, self.recur.weight.shape[2]))
         states = [zero] * (self.reach - 1) + [zero if start is None else start]
-        own = torch.arange(self.members, device=mask.device)
-        for t, step in enumerate(read):
-            back = torch.stack(states[-self.reach :])[self.reach - self.skip, own]
-            both = torch.cat([states[-1], back])
-            first, second = torch.tanh(step + self.recur(both)).chunk(2)
+        skips = self.skip.tolist()
+        for t, step in enumerate(self._read(inputs, steps)):
+            back = [states[-skip][member : member + 1] for member, skip in enumerate(skips)]
+            both = torch.cat([states[-1], *back])
+            first, second = torch.tanh(torch.baddbmm(step, both, self.recur.weight)).chunk(2)
             share = self.share[:, t, :, None, None]
             state = share[:, 0] * first + share[:, 1] * second
             states.append(torch.where(mask[:, t, None], state, states[-1]))
         return torch.stack(states[self.reach :], dim=2)
+
+    def _read(self, inputs: Tensor, steps: int) -> Sequence[Tensor]:
+        """Read each step with all networks, ``steps`` times ``[2 M, B, hidden]``."""
+        if inputs.dim() == 4:
+            return [self.read(inputs.squeeze(2).repeat(2, 1, 1))] * steps
+        weight, bias = self.read.weight.transpose(1, 2), self.read.bias
+        # all networks read the same: one product with all their weights
+        read = nn.functional.linear(inputs, weight.flatten(0, 1))
+        read = read.view(*inputs.shape[:2], *weight.shape[:2]).permute(1, 2, 0, 3)
+        return read.unbind() if bias is None else (read + bias).unbind()
 
 
 class SkipAutoencoder(nn.Module):
@@ -102,8 +113,7 @@ class SkipAutoencoder(nn.Module):
     def decode(self, codes: Tensor, mask: Tensor) -> Tensor:
         """Codes to copies ``[M, B, T, inputs]``."""
         codes = codes.expand(self.decoder.members, -1, -1)
-        fed = codes.unsqueeze(2).expand(-1, -1, mask.shape[1], -1)
-        states = self.decoder(fed, mask, codes)
+        states = self.decoder(codes.unsqueeze(2), mask, codes)
         told: Tensor = self.head(states.flatten(1, 2))
         shape = (len(told), *mask.shape, -1)
         in_order = reverse_real(

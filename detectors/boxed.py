@@ -75,8 +75,8 @@ class BoxedInput:
         found = replace(self.inner.explained(data, score.clamp(min=0), share), score=score)
         if copies is None:
             return found
-        steps = copies.view(len(data), self.steps, -1)[:, : data.steps] * self.half + self.centre
-        return replace(found, expected=steps[:, :, : data.features])
+        columns = copies.view(len(data), self.steps, -1) * self.half + self.centre
+        return replace(found, expected=self.inner.numbers(columns, data))
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Everything learned, as tensors whose names start with ``prefix``."""

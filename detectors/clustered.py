@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Annotated, Protocol
+from typing import Protocol
 
 import msgspec
 from torch import Tensor
@@ -15,12 +15,10 @@ from detectors.inputs import RecordInput
 from detectors.loops.batches import evaluate, split
 from detectors.loops.clustering import Clusters
 from detectors.loops.reconstruction import copy_rows
-from detectors.loops.stage import Count, Run, Share, Stage, Training
+from detectors.loops.stage import Count, Run, Share, Stage, Training, Weight
 from detectors.nets.autoencoder import CorruptedAutoencoder
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores
-
-Weight = Annotated[float, msgspec.Meta(ge=0.0)]
 
 
 class Grouping(Protocol):
@@ -126,8 +124,12 @@ class ClusteredCodes(Detector):
         prototypes = self._net.decoder(self._clusters.centres)[cluster] * real
         above = (score - self._clusters.floor()).float().clamp(min=0)
         found = self._input.explained(data, above, (rows - prototypes).square())
+<<<<<<< HEAD
         steps = self._input.unflatten(prototypes, data)
         return replace(found, score=score, expected=steps[:, :, : data.features])
+=======
+        return replace(found, score=score, expected=self._input.numbers(prototypes, data))
+>>>>>>> m4-mend2
 
     # -- files ------------------------------------------------------------------------------
 

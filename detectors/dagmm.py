@@ -67,7 +67,8 @@ class Dagmm(MixtureEnergy):
     Adaptations: categories become columns, windows are flattened after padding and padded entries
     take no part in errors, numbers are robustly scaled, lengths in the error features are bounded
     from below, the variances have a ridge, gradients are clipped, the rate decays in the last
-    quarter, mini-batches too small for moments of their own are left out.
+    quarter, mini-batches too small for moments of their own are left out. As in the paper, nothing
+    is held out: training runs for all its epochs, and the weights of the least training loss stay.
 
     References
     ----------

@@ -60,7 +60,9 @@ class DeepEmbeddedClustering(ClusteredCodes):
     Adaptations: narrower layers than in the paper, trained all at once and by Adam; the
     reconstruction error is kept in the second stage; targets are renewed every epoch; training
     stops by the loss of held-out windows and not by how many of them change their cluster; the
-    score, which the method leaves open; clusters that end without members are out of the game.
+    score, which the method leaves open; clusters that end without members are out of the game. Of
+    other scores, the share in the nearest cluster says little beyond all of them, and sizes of
+    clusters (as in CBLOF) call whatever comes in few numbers anomalous: they are left out.
 
     References
     ----------

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Literal
 
-import msgspec
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -16,7 +16,7 @@ from detectors.loops.batches import held_out_loss, split
 from detectors.loops.clustering import Clusters, kmeans, squared_gaps
 from detectors.loops.mixture import Mixture
 from detectors.loops.reconstruction import minimise
-from detectors.loops.stage import Positive, Run, Stage
+from detectors.loops.stage import Positive, Run, Stage, Weight
 
 
 class DeepClustering(ClusteredCodes):
@@ -47,7 +47,7 @@ class DeepClustering(ClusteredCodes):
     Adaptations: clusters move after every epoch by a pass over all windows instead of after every
     mini-batch; narrower layers, trained all at once and by Adam; windows are flattened after
     padding; variances have a ridge. Of the family, the spectral and the agglomerative form and the
-    one with cluster ids as classes are left out.
+    one with cluster ids as classes are left out, as are scores by memberships and cluster sizes.
 
     References
     ----------
@@ -68,7 +68,7 @@ class DeepClustering(ClusteredCodes):
         """
 
         form: Literal["kmeans", "gmm"] = "kmeans"
-        clustering: Annotated[float, msgspec.Meta(ge=0.0)] = 0.05
+        clustering: Weight = 0.05
         ridge: Positive = 1e-3
 
     caps = Capabilities(
@@ -89,6 +89,14 @@ class DeepClustering(ClusteredCodes):
     def _cluster(self, data: WindowBatch, run: Run) -> Grouping:
         self._clusters = self._first_clusters(self._all_codes(data))
         early, late = split(data)
+        kept, least = self._clusters, math.inf
+
+        def validate() -> float:
+            nonlocal kept, least
+            loss = held_out_loss(self._loss, late, self.config)
+            if loss < least:  # training keeps these weights until there are better ones
+                kept, least = self._clusters, loss
+            return loss
 
         def move(_: int = 0) -> None:
             self._clusters = self._clusters.absorb(self._all_codes(data), horizon=0)
@@ -97,11 +105,12 @@ class DeepClustering(ClusteredCodes):
             Stage(self._net, self.config, run),
             early,
             self._loss,
-            lambda: held_out_loss(self._loss, late, self.config),
+            validate,
             new_ids=False,
             after_epoch=move,
         )
-        move()  # to the codes of the weights that were kept
+        self._clusters = kept
+        move()  # to the codes of the weights that were kept with them
         return self._clusters
 
     def _first_clusters(self, codes: Tensor) -> Grouping:

@@ -11,15 +11,9 @@ from torch import Tensor, nn
 
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
-from detectors.loops.stage import Count, Positive, Run, Stage
+from detectors.loops.stage import Count, Positive, Run, Stage, Weight
 from detectors.loops.training import warm_up
-from detectors.mixture_energy import (
-    MixtureEnergy,
-    MixtureNet,
-    MixtureTraining,
-    Weight,
-    error_features,
-)
+from detectors.mixture_energy import MixtureEnergy, MixtureNet, MixtureTraining, error_features
 from detectors.vae import LEAST, MOST, VariationalNet
 
 
@@ -102,7 +96,8 @@ class MixtureVae(MixtureEnergy):
     their squared errors of reconstruction.
 
     Adaptations: the survey only sketches the loss, and how its parts are put together is ours, as
-    are the memberships; categories become columns, windows are flattened after padding.
+    are the memberships; categories become columns, windows are flattened after padding. Nothing is
+    held out: training runs for all its epochs, and the weights of the least training loss stay.
 
     References
     ----------

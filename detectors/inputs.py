@@ -136,6 +136,11 @@ class RecordInput:
         """Flatten to rows ``[B, D]`` like :meth:`flatten`; also tell which entries are real."""
         return self.flatten(data), self.real(data)
 
+    def numbers(self, rows: Tensor, data: WindowBatch) -> Tensor:
+        """Take the numbers ``[B, T, F]`` of the windows out of flat rows ``[B, steps * E]``."""
+        steps = rows.view(len(data), -1, self.columns)[:, : data.steps]
+        return steps[:, :, : self.features]
+
     def attribute(self, share: Tensor) -> Tensor:
         """Sum the shares ``[B, T, E]`` of columns to shares ``[B, T, F + C]`` of fields."""
         if not self.tables:

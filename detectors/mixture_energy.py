@@ -5,9 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +14,7 @@ from detectors.detector import Budget, Detector
 from detectors.inputs import RecordInput
 from detectors.loops.batches import minibatches
 from detectors.loops.mixture import Mixture
-from detectors.loops.stage import Count, Positive, Run, Stage, Training
+from detectors.loops.stage import Count, Positive, Run, Stage, Training, Weight
 from detectors.loops.training import train
 from detectors.nets.modules import load_module, module_state
 from detectors.scores import Explain, Scores
@@ -24,8 +22,6 @@ from detectors.scores import Explain, Scores
 LEAST_NORM = 1e-2
 """Shortest length that a window counts with in the relative error; a window near zero would
 otherwise have a huge one by rounding alone."""
-
-Weight = Annotated[float, msgspec.Meta(ge=0.0)]
 
 
 class MixtureTraining(Training, frozen=True, kw_only=True):
@@ -150,8 +146,12 @@ class MixtureEnergy(Detector):
             return Scores(energy)
         above = (energy - self._mixture.floor()).float().clamp(min=0)
         found = self._input.explained(data, above, ((rows - copies) * real).square())
+<<<<<<< HEAD
         steps = self._input.unflatten(copies, data)
         return replace(found, score=energy, expected=steps[:, :, : data.features])
+=======
+        return replace(found, score=energy, expected=self._input.numbers(copies, data))
+>>>>>>> m4-mend2
 
     # -- files ------------------------------------------------------------------------------
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from detectors import Budget
+from detectors import Budget, WindowBatch
 from detectors.checks.sense import ranking
 from detectors.checks.sources import sample
 from detectors.checks.subject import small
+from detectors.clustered import Grouping
 from detectors.deep_cluster import DeepClustering
 from detectors.loops.clustering import Clusters, squared_gaps
 from detectors.loops.mixture import Mixture
@@ -66,6 +67,31 @@ def test_expectation_and_maximisation_never_raises_the_energy() -> None:
     torch.testing.assert_close(
         found.responsibilities(codes).sum(dim=1), torch.ones(300, dtype=torch.float64)
     )
+
+
+@both
+def test_clusters_are_those_of_the_weights_that_are_kept(form: str) -> None:
+    seen, first = list[Grouping](), list[Tensor]()
+
+    class Watched(DeepClustering):
+        def _first_clusters(self, codes: Tensor) -> Grouping:
+            first.append(codes)
+            return super()._first_clusters(codes)
+
+        def _loss(self, batch: WindowBatch) -> Tensor:
+            seen.append(self._clusters)
+            # ever worse: the weights after the first epoch are the best
+            return super()._loss(batch) + len(seen)
+
+    data = small("record", windows=200)
+    detector = Watched(form=form, clusters=3, epochs=4, patience=4).fit(data)
+    used = seen[0]  # by the first epoch, after which the clusters moved on
+    assert len({id(clusters) for clusters in seen}) > 2
+    codes = detector._all_codes(detector._prepare(data))
+    assert not torch.equal(codes, first[0])
+    expected = used.absorb(codes, horizon=0).state("")
+    for name, part in detector._clusters.state("").items():
+        torch.testing.assert_close(part, expected[name])
 
 
 @both

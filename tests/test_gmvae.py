@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 
-from detectors import Budget
+from detectors import Budget, WindowBatch
 from detectors.checks.sense import ranking
 from detectors.checks.sources import sample
 from detectors.checks.subject import small
@@ -105,8 +105,20 @@ def test_equal_windows_do_not_break_training() -> None:
 
 
 def test_the_cost_of_the_codes_is_whole_after_training() -> None:
-    assert learned().warmth == 1.0
-    assert learned().report.stopped in ("budget", "epochs")
+    seen = list[float]()
+
+    class Watched(MixtureVae):
+        def _loss(self, batch: WindowBatch) -> torch.Tensor:
+            seen.append(self.warmth)
+            return super()._loss(batch)
+
+    detector = Watched(warm_up=4, epochs=3).fit(small("record"))
+    assert seen == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert detector.warmth == 1.0
+    assert detector.report.stopped == "epochs"
+    cut = Watched(warm_up=100).fit(small("record"), budget=Budget(steps=6))
+    assert seen[-3:] == [1.0] * 3  # half of the budget is left for whole costs
+    assert cut.report.stopped == "budget"
 
 
 @pytest.mark.parametrize("steps", [1, 3])

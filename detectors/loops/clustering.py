@@ -145,7 +145,8 @@ class Clusters:
     def judge(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Least squared distance ``[B]`` in units of a cluster's spread, and to which it is."""
         occupied = self.weight > 0
-        least = (FLOOR * self.spread[occupied].mean()).clamp(min=LEAST_SPREAD)
+        mean = (self.spread * occupied).sum() / occupied.sum().clamp(min=1)
+        least = (FLOOR * mean).clamp(min=LEAST_SPREAD)
         distances = squared_gaps(codes, self.centres) / torch.maximum(self.spread, least)
         found = distances.masked_fill(~occupied, torch.inf).min(dim=1)
         return found.values, found.indices

@@ -74,13 +74,8 @@ class BoxedInput:
         found = replace(self.inner.explained(data, score.clamp(min=0), share), score=score)
         if copies is None:
             return found
-<<<<<<< HEAD
-        steps = self.inner.unflatten(copies, data) * self.half + self.centre
-        return replace(found, expected=steps[:, :, : data.features])
-=======
-        columns = copies.view(len(data), self.steps, -1) * self.half + self.centre
+        columns = copies.view(len(data), self.inner.steps, -1) * self.half + self.centre
         return replace(found, expected=self.inner.numbers(columns, data))
->>>>>>> m4-mend2
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Everything learned, as tensors whose names start with ``prefix``."""

@@ -124,12 +124,7 @@ class ClusteredCodes(Detector):
         prototypes = self._net.decoder(self._clusters.centres)[cluster] * real
         above = (score - self._clusters.floor()).float().clamp(min=0)
         found = self._input.explained(data, above, (rows - prototypes).square())
-<<<<<<< HEAD
-        steps = self._input.unflatten(prototypes, data)
-        return replace(found, score=score, expected=steps[:, :, : data.features])
-=======
         return replace(found, score=score, expected=self._input.numbers(prototypes, data))
->>>>>>> m4-mend2
 
     # -- files ------------------------------------------------------------------------------
 

@@ -138,8 +138,7 @@ class RecordInput:
 
     def numbers(self, rows: Tensor, data: WindowBatch) -> Tensor:
         """Take the numbers ``[B, T, F]`` of the windows out of flat rows ``[B, steps * E]``."""
-        steps = rows.view(len(data), -1, self.columns)[:, : data.steps]
-        return steps[:, :, : self.features]
+        return self.unflatten(rows, data)[:, :, : self.features]
 
     def attribute(self, share: Tensor) -> Tensor:
         """Sum the shares ``[B, T, E]`` of columns to shares ``[B, T, F + C]`` of fields."""

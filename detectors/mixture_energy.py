@@ -146,12 +146,7 @@ class MixtureEnergy(Detector):
             return Scores(energy)
         above = (energy - self._mixture.floor()).float().clamp(min=0)
         found = self._input.explained(data, above, ((rows - copies) * real).square())
-<<<<<<< HEAD
-        steps = self._input.unflatten(copies, data)
-        return replace(found, score=energy, expected=steps[:, :, : data.features])
-=======
         return replace(found, score=energy, expected=self._input.numbers(copies, data))
->>>>>>> m4-mend2
 
     # -- files ------------------------------------------------------------------------------
 

@@ -135,7 +135,7 @@ class Repen(FewLabels):
         weight = rows.new_zeros((len(rows), SAMPLES * SIZE)).scatter_(1, nearest, 1 / SAMPLES)
         usual = weight @ self._examples
         scores = self._input.explained(data, score, path_gradient(self._tau, usual, rows))
-        expected = self._input.unflatten(usual, data)[:, :, : data.features]
+        expected = self._input.numbers(usual, data)
         expected = expected.masked_fill(~data.mask.unsqueeze(-1), 0.0)
         return Scores(scores.score, scores.step, scores.feature, expected)
 

@@ -44,6 +44,12 @@ class SkipRnn(nn.Module):
         self.register_buffer("skip", torch.randint(1, reach + 1, (members,)))
         drawn = torch.randint(len(CHOICES), (members, steps))
         self.register_buffer("share", torch.tensor(CHOICES)[drawn])
+        self._learn_skips()
+        self.register_load_state_dict_post_hook(SkipRnn._learn_skips)  # type: ignore[no-untyped-call]
+
+    def _learn_skips(self, *_: object) -> None:
+        """Keep the skips as numbers: to ask a device for them would make the host wait."""
+        self._skips: list[int] = self.skip.tolist()
 
     def forward(self, inputs: Tensor, mask: Tensor, start: Tensor | None = None) -> Tensor:
         """Return the states ``[M, B, T, hidden]``.
@@ -61,9 +67,8 @@ class SkipRnn(nn.Module):
         windows, steps = mask.shape
         zero = inputs.new_zeros((self.members, windows, self.recur.weight.shape[2]))
         states = [zero] * (self.reach - 1) + [zero if start is None else start]
-        skips = self.skip.tolist()
         for t, step in enumerate(self._read(inputs, steps)):
-            back = [states[-skip][member : member + 1] for member, skip in enumerate(skips)]
+            back = [states[-skip][member : member + 1] for member, skip in enumerate(self._skips)]
             both = torch.cat([states[-1], *back])
             first, second = torch.tanh(torch.baddbmm(step, both, self.recur.weight)).chunk(2)
             share = self.share[:, t, :, None, None]

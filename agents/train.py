@@ -93,8 +93,7 @@ class Trainer(Handler):
             "seconds": model.detector.report.seconds,
         }
         log.info("new champion", stream=stream, route=route, model=artefact_id, why=request.detail)
-        why = f"{request.reason}: {request.detail}"
-        return [self._event(request, "champion", artefact_id, champion, metrics, why)]
+        return [self._event(request, "champion", artefact_id, champion, metrics, _why(request))]
 
     def _again(self, request: RetrainRequest, champion: str | None) -> list[Output]:
         """Announce once more the champion that answered a request, if it still is the champion."""
@@ -106,8 +105,8 @@ class Trainer(Handler):
             return []  # what is wrong with it is said where it is needed
         if model.description.parent_id != request.model_id:
             return []
-        why = f"{request.reason}: {request.detail}"
-        return [self._event(request, "champion", champion, request.model_id, {}, why)]
+        parent = request.model_id
+        return [self._event(request, "champion", champion, parent, {}, _why(request))]
 
     def _champion(self, stream: str, route: str) -> str | None:
         """Return the model that speaks, or ``None`` if there is none for windows as they are."""
@@ -184,6 +183,10 @@ class Trainer(Handler):
             at=time.time_ns(),
         )
         return model_output(self._topics, event)
+
+
+def _why(request: RetrainRequest) -> str:
+    return f"{request.reason}: {request.detail}"
 
 
 def model_output(topics: Topics, event: ModelEvent) -> Output:

@@ -132,7 +132,7 @@ class AdversarialDetector(Detector):
 
     def _teach_judge(self, data: WindowBatch, budget: Budget) -> None:
         """Teach the judge, who is the first of the players, a little more from new windows."""
-        run = Run(self.seed + 1, budget, self.report, trained=True)
+        run = Run.of_update(self.seed, budget, self.report)
         stage = replace(self._stage(run), settings=gentle(self.config))
         self._compete(stage, self._players()[:1], *split(data))
 

@@ -93,7 +93,7 @@ class JointOcSvm(OneClassCodes):
         self._usual = self._usual_error(split(data)[1])
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self._join(Run(self.seed + 1, budget, self.report, trained=True), gentle(self.config), data)
+        self._join(Run.of_update(self.seed, budget, self.report), gentle(self.config), data)
         self._machines.blend(self._solved(self._all_codes(data)))
         self._usual = self._usual.updated(self._usual_error(split(data)[1]))
 

@@ -106,7 +106,7 @@ class CrossFeature(Detector):
         )
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        run = Run(self.seed + 1, budget, self.report, trained=True)
+        run = Run.of_update(self.seed, budget, self.report)
         newer, count = self._learn(data, gentle(self.config), run)
         old = torch.minimum(self._count, MAX_MEMORY * count)
         self._count = old + count

@@ -93,7 +93,7 @@ class DenseDetector(Detector):
         self._scale = self._usual(late)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        run = Run(self.seed + 1, budget, self.report, trained=True)
+        run = Run.of_update(self.seed, budget, self.report)
         self._corruption = torch.Generator().manual_seed(self.seed + 1)
         early, late = split(data)
         self._train(Stage(self._net, gentle(self.config), run), early, late)

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -31,6 +29,7 @@ from detectors.batch import WindowBatch, Windows, as_batch
 from detectors.capabilities import Capabilities, Kind
 from detectors.scaling import RobustScaler
 from detectors.scores import Explain, Scores
+from detectors.seeding import drawing_from
 from schemas.errors import ArtefactError, DataError, LabelsError, NotFittedError, ShapeError
 
 DESCRIPTION = "detector.json"
@@ -170,7 +169,7 @@ class Detector(ABC):
         self.shape = Shape(batch.steps, batch.features, batch.vocab)
         self.report = FitReport(windows=len(batch))
         try:
-            with _drawing_from(self.seed, self.device):
+            with drawing_from(self.seed, self.device):
                 self._fit(self._prepare(batch), marks, budget or Budget())
         except BaseException:
             self.shape = None
@@ -198,7 +197,7 @@ class Detector(ABC):
         # a detector that needs labels remembers earlier ones: a single new label can be learned
         marks = self._check_labels(batch, labels, least=0)
         self.report = FitReport(windows=self.report.windows + len(batch))
-        with _drawing_from(self.seed + 1, self.device):
+        with drawing_from(self.seed + 1, self.device):
             self._partial_fit(self._prepare(batch), marks, budget or Budget())
         self.report.seconds = time.perf_counter() - began
         return self
@@ -424,16 +423,3 @@ class Detector(ABC):
             )
             raise LabelsError(msg)
         return torch.from_numpy(array.astype(np.int8)).to(self.device)
-
-
-@contextmanager
-def _drawing_from(seed: int, device: str) -> Iterator[None]:
-    """Let what is drawn follow from a seed, and leave the global generators as they were."""
-    if torch.device(device).type == "cpu":  # the generators of other devices stay untouched
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            yield
-    else:
-        with torch.random.fork_rng(devices=range(torch.accelerator.device_count())):
-            torch.manual_seed(seed)
-            yield

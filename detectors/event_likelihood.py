@@ -70,9 +70,7 @@ class EventLikelihood(Detector):
         self._counts = fade * self._counts + self._count(data)
         self._values = ValueTable(data.vocab, self._counts)
         self._meet(data, (self._values.known & ~before.known).nonzero().squeeze(1), fade)
-        self._learn(
-            data, gentle(self.config), Run(self.seed + 1, budget, self.report, trained=True)
-        )
+        self._learn(data, gentle(self.config), Run.of_update(self.seed, budget, self.report))
 
     def _count(self, data: WindowBatch) -> Tensor:
         """``[V]``: how often values occur where training sees them, and so comes to know them."""

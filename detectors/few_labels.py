@@ -73,7 +73,7 @@ class FewLabels(Detector):
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         # as long and as fast as a fit: a handful of new labels would not be seen to work otherwise
-        run = Run(self.seed + 1, budget, self.report, trained=True)
+        run = Run.of_update(self.seed, budget, self.report)
         self._learn(data, labels, self.config, run)
 
     def _learn(

@@ -167,7 +167,7 @@ class FutureFramePrediction(Detector):
         self._deviance = self._learn(data, self.config, Run(self.seed, budget, self.report))
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        run = Run(self.seed + 1, budget, self.report, trained=True)
+        run = Run.of_update(self.seed, budget, self.report)
         newer = self._learn(data, gentle(self.config), run)
         self._deviance = self._deviance.updated(newer)
 

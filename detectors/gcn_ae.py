@@ -140,9 +140,7 @@ class GraphConvolutionalAutoencoder(Detector):
         self._learn(data, self.config, Run(self.seed, budget, self.report))
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self._learn(
-            data, gentle(self.config), Run(self.seed + 1, budget, self.report, trained=True)
-        )
+        self._learn(data, gentle(self.config), Run.of_update(self.seed, budget, self.report))
 
     def _learn(self, data: WindowBatch, settings: Training, run: Run) -> None:
         early, late = split(data)

@@ -162,7 +162,7 @@ class NetWalk(Detector):
         fresh = (self._values.known & ~before.known).nonzero().squeeze(1)
         for table in (self._net.code, self._net.decode):
             self._values.start_as_new(table.weight, fresh)
-        run = Run(self.seed + 1, budget, self.report, trained=True)
+        run = Run.of_update(self.seed, budget, self.report)
         self._learn(data, gentle(self.config), run)
 
     def _count(self, data: WindowBatch) -> Tensor:

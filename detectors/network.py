@@ -64,7 +64,7 @@ class NetworkDetector(Detector):
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         early, late = split(data)
-        run = Run(self.seed + 1, budget, self.report, trained=True)
+        run = Run.of_update(self.seed, budget, self.report)
         self._chance = torch.Generator().manual_seed(run.seed)
         self._train(gentle(self.config), run, early, late)
         self._update_usual(early, late)

@@ -139,9 +139,7 @@ class RewardInference(Detector):
         self._learn(data, self.config, run)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self._learn(
-            data, gentle(self.config), Run(self.seed + 1, budget, self.report, trained=True)
-        )
+        self._learn(data, gentle(self.config), Run.of_update(self.seed, budget, self.report))
 
     def _copying_loss(self, batch: WindowBatch) -> Tensor:
         seen = behaviour(batch, self.config.context)

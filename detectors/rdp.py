@@ -131,7 +131,7 @@ class RandomDistancePrediction(ExplainedNetwork):
         self._learn_usual(early, late)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        run = Run(self.seed + 1, budget, self.report, trained=True)
+        run = Run.of_update(self.seed, budget, self.report)
         early, late = split(data)
         chosen = self._without_the_highest(early, self._samples(early))
         self._learn(Stage(self._net, gentle(self.config), run), early, late, chosen)

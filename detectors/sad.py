@@ -92,7 +92,7 @@ class DeepSad(OneClassNetwork):
         # the full learning rate: a tenth of it would not let a new label be seen to work
         settings = gentle(self.config, rate=1.0)
         given = self._kept.joined(self._given(data, labels))
-        self._learn(given, settings, Run(self.seed + 1, budget, self.report, trained=True))
+        self._learn(given, settings, Run.of_update(self.seed, budget, self.report))
 
     def _given(self, data: WindowBatch, labels: Tensor | None) -> LabelStore:
         """Windows with the steps of the fit, and their labels."""

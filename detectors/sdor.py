@@ -147,7 +147,7 @@ class OrdinalRegression(Detector):
         self._remember(rows, marks, run)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        run = Run(self.seed + 1, budget, self.report, trained=True)
+        run = Run.of_update(self.seed, budget, self.report)
         rows = torch.cat([self._memory, self._rows(data)[0]])
         marks = torch.cat([self._marks, _marks(labels, data)])
         # the full learning rate: a tenth of it would not let a label be seen to work

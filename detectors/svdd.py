@@ -85,9 +85,7 @@ class DeepSvdd(OneClassNetwork):
         self._draw_in(run, self.config, data)
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
-        self._draw_in(
-            Run(self.seed + 1, budget, self.report, trained=True), gentle(self.config), data
-        )
+        self._draw_in(Run.of_update(self.seed, budget, self.report), gentle(self.config), data)
 
     def _draw_in(self, run: Run, settings: Training, data: WindowBatch) -> None:
         boundary = self._boundary if self.config.objective == "soft-boundary" else None

@@ -5,7 +5,7 @@ import torch
 
 from detectors import create
 from detectors.checks.subject import small
-from detectors.detector import _drawing_from
+from detectors.seeding import drawing_from
 from schemas.errors import DetectorError
 
 
@@ -14,7 +14,7 @@ def test_draws_follow_the_seed_and_the_global_generator_goes_on_as_before(fails:
     torch.manual_seed(3)
     before = torch.get_rng_state()
     try:
-        with _drawing_from(7, "cpu"):
+        with drawing_from(7, "cpu"):
             drawn = torch.rand(4)
             if fails:
                 raise DetectorError("no")

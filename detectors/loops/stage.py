@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, Self, TypeVar
 
 import msgspec
 from torch import Tensor, nn
@@ -98,6 +98,11 @@ class Run:
     def __post_init__(self) -> None:
         self.started = self.clock()
         self.report.losses, self.report.trimmed = [], 0
+
+    @classmethod
+    def of_update(cls, seed: int, budget: Budget, report: FitReport) -> Self:
+        """Begin an update: with draws of its own, by a network that knows what is normal."""
+        return cls(seed + 1, budget, report, trained=True)
 
     def spent(self, share: float = 1.0) -> bool:
         """Whether ``share`` of the budget is used up."""

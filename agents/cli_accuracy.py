@@ -26,8 +26,8 @@ from agents.options import echo_json, json_option
 )
 @click.option("--method", "names", multiple=True, help="A detector, or a peer such as pyod:ecod.")
 @click.option("--seeds", default=3, show_default=True, help="Repetitions.")
-@click.option("--rows", default=20_000, show_default=True, help="Rows to fit on, and to test.")
-@click.option("--seconds", default=60.0, show_default=True, help="Time to fit in.")
+@click.option("--rows", default=10_000, show_default=True, help="Rows to fit on, and to test.")
+@click.option("--seconds", default=20.0, show_default=True, help="Time to fit in.")
 @json_option
 def accuracy(
     data: Path,

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.bench.accuracy import series
+from agents.bench.accuracy import edges, series
 from agents.bench.accuracy.case import Bools, Floats, Rows
 from agents.bench.accuracy.cells import Cell, cell
 from agents.bench.accuracy.measures import best_threshold, event_f1
@@ -23,8 +23,8 @@ from agents.bench.accuracy.online import STREAM_PEERS
 from agents.bench.accuracy.report import report
 from agents.bench.accuracy.sessions import STEPS, Sessions
 from agents.bench.accuracy.splits import LABELLED, few_labels, half_of_normals
-from agents.bench.accuracy.table import Table
-from agents.bench.accuracy.tasks import SUITES, TASKS
+from agents.bench.accuracy.table import MANY, Table
+from agents.bench.accuracy.tasks import SUITES, TASKS, WITH_LABELS
 from agents.cli_accuracy import accuracy
 from detectors import CATALOGUE
 
@@ -120,7 +120,7 @@ def test_every_suite_has_methods_of_ours_and_peers() -> None:
         assert peers == (set(STREAM_PEERS) if suite == "streams" else set(PYOD) & peers)
         assert len(peers) > 1
         assert len(names) > len(peers)
-        assert ("pyod:devnet" in names) == (suite == "weak")
+        assert ("pyod:devnet" in names) == (suite in WITH_LABELS)
     assert "devnet" in methods_for("weak")
     assert "devnet" not in methods_for("records")
 
@@ -135,6 +135,55 @@ def test_categories_are_one_hot_for_those_who_know_none() -> None:
     known, judged = table.one_hot(np.array([0, 1]), np.array([2]))
     assert known.tolist() == [[1.0, 1.0, 0.0], [2.0, 0.0, 1.0]]
     assert judged.tolist() == [[3.0, 0.0, 0.0]]
+
+
+def test_a_field_of_many_values_is_given_as_how_rare_its_value_is() -> None:
+    values = [str(i) for i in range(MANY + 1)] * 2 + ["0", "new"]
+    n = len(values)
+    table = Table(("x",), np.zeros((n, 1), dtype=np.float32), {"c": values}, np.zeros(n, bool))
+    known, judged = table.one_hot(np.arange(n - 1), np.array([0, 1, n - 1]))
+    assert known.shape == (n - 1, 2)
+    common, rarer, new = judged[:, 1]
+    assert common < rarer < new
+    assert common == pytest.approx(-np.log(3 / (n - 1)))
+
+
+def test_every_detector_of_the_catalogue_is_in_a_suite() -> None:
+    assert set(CATALOGUE) <= {name for suite in SUITES for name in methods_for(suite)}
+
+
+def test_a_graph_window_is_odd_by_one_odd_edge(tmp_path: Path) -> None:
+    n = 40 * edges.STEPS
+    rng = np.random.default_rng(0)
+    odd = np.arange(n) % (5 * edges.STEPS) == 3
+    ends = {end: [f"{end}{x}" for x in rng.integers(9, size=n)] for end in ("src", "dst")}
+    ends["dst"] = [x if not label else "new" for x, label in zip(ends["dst"], odd, strict=True)]
+    pq.write_table(pa.table({**ends, "label": odd.astype(int)}), tmp_path / "edges.parquet")
+    (make,) = edges.graph_cases("edges", ("src", "dst"), tmp_path, 0, 1000)
+    case = make()
+    assert case.fit.cat.shape == (16, edges.STEPS, 2)
+    assert case.truth.sum() == 1
+    known, judged = case.flat()
+    assert known.shape == (16, 2 * edges.STEPS)
+    assert judged[case.truth].max() > judged[~case.truth].max()
+
+
+def test_bags_of_a_run_are_all_fitted_on_or_all_tested(tmp_path: Path) -> None:
+    runs = [recording(slice(100, 120), 5 * series.BAG + 7) for _ in range(6)]
+    parts = [
+        {"file": f"run{i}", "anomaly": int(odd), "a": float(row[0]), "b": float(i)}
+        for i, (numbers, labels) in enumerate(runs)
+        for row, odd in zip(numbers, labels, strict=True)
+    ]
+    (tmp_path / "skab").mkdir()
+    pq.write_table(pa.Table.from_pylist(parts), tmp_path / "skab/skab.parquet")
+    (make,) = series.labelled_runs(tmp_path, 0, 1000)
+    case = make()
+    fit, test = (set(np.unique(part.num[:, :, 1])) for part in (case.fit, case.test))
+    assert not fit & test
+    assert len(fit | test) == len(runs)
+    assert case.labels is not None
+    assert case.labels.sum() == case.truth.sum() == 3
 
 
 def recording(labelled: slice, steps: int = 300) -> tuple[series.Numbers, Bools]:

@@ -17,7 +17,7 @@ from agents.bench.accuracy.tasks import Task
 from detectors.device import on_one_core
 from schemas.errors import EddyError
 
-LEAST_SECONDS = 5.0
+LEAST_SECONDS = 1.0
 """Time to fit in of a case whose task has many."""
 
 GRACE = 10.0

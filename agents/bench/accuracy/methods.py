@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from agents.bench.accuracy.case import Case
 from agents.bench.accuracy.online import STREAM_PEERS, run_online
 from agents.bench.accuracy.outcome import Outcome
-from agents.bench.accuracy.tasks import KINDS
+from agents.bench.accuracy.tasks import KINDS, WITH_LABELS
 from detectors import CATALOGUE, Budget, create, detector_class
 from schemas.errors import DataError
 
@@ -50,18 +50,18 @@ PYOD = {
 def methods_for(suite: str) -> list[str]:
     """Return the detectors that take the windows of a suite, and peers.
 
-    Those that cannot do without labels are for the suite of few labels only, and streams are for
+    Those that cannot do without labels are for the suites with labels only, and streams are for
     those that learn on without training.
     """
-    kind, names = KINDS.get(suite, "record"), []
+    kind, names, known = KINDS.get(suite, "record"), [], suite in WITH_LABELS
     for name in sorted(CATALOGUE):
         caps = detector_class(name).caps
         learns = suite != "streams" or caps.partial_fit == "statistics-only"
-        if kind in caps.kinds and learns and (suite == "weak" or not caps.min_labels):
+        if kind in caps.kinds and learns and (known or not caps.min_labels):
             names.append(name)
     if suite == "streams":
         return [*names, *STREAM_PEERS]
-    return names + [name for name, peer in PYOD.items() if suite == "weak" or not peer.labels]
+    return names + [name for name, peer in PYOD.items() if known or not peer.labels]
 
 
 def run(name: str, case: Case, seed: int, seconds: float) -> Outcome:

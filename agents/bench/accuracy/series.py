@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from agents.bench.accuracy.case import Bools, Case, Floats
 from detectors.windows import Layout, WindowArrays, WindowEncoder
 
-STEPS = 16
+STEPS, BAG = 16, 48
+"""Steps of a window, and of a stretch that is labelled as a whole."""
+
 PROBATION = 0.15
 """Share of a recording of NAB that nothing is said about (Lavin and Ahmad 2015, section II.B)."""
 
@@ -49,9 +51,9 @@ def _windows(numbers: Numbers) -> Numbers:
 
 
 def _arrays(windows: Numbers) -> WindowArrays:
-    n = len(windows)
-    nothing = np.empty((n, STEPS, 0), dtype=np.int32)
-    return WindowArrays(windows, nothing, np.full(n, STEPS, dtype=np.int64), np.arange(n))
+    n, steps, _ = windows.shape
+    nothing = np.empty((n, steps, 0), dtype=np.int32)
+    return WindowArrays(windows, nothing, np.full(n, steps, dtype=np.int64), np.arange(n))
 
 
 def _flat(known: Numbers, judged: Numbers) -> tuple[Floats, Floats]:
@@ -119,6 +121,35 @@ def benchmark(folder: Path, seed: int, rows: int) -> list[Callable[[], Case]]:
         if _tells(anomalous[cut:]):
             found.append(partial(make, _numbers(part.select(["value"])), anomalous, cut))
     return found
+
+
+def labelled_runs(folder: Path, seed: int, rows: int) -> list[Callable[[], Case]]:
+    """Read the water circuit as bags: stretches of runs, half of the runs with their labels."""
+
+    def make() -> Case:
+        table = pq.read_table(folder / "skab/skab.parquet")
+        names = np.random.default_rng(seed).permutation(sorted(_files(table)))
+        fit, test = (
+            [_bags(_rows_of(table, "file", name)) for name in part]
+            for part in np.array_split(names, 2)
+        )
+        known, judged = (np.concatenate([bags for bags, _ in part]) for part in (fit, test))
+        labels, truth = (np.concatenate([odd for _, odd in part]) for part in (fit, test))
+        columns = tuple(f"x{i}" for i in range(known.shape[-1]))
+        encode = WindowEncoder(Layout("stream", "route", BAG, columns, (), "tumbling"), [])
+        flat = partial(_flat, known, judged)
+        fitted = encode(_arrays(known))
+        return Case(fitted, labels.astype(np.int8), encode(_arrays(judged)), truth, flat)
+
+    return [make]
+
+
+def _bags(run: pa.Table) -> tuple[Numbers, Bools]:
+    """Stretches ``[n, BAG, F]`` of a run, and which of them hold a labelled step."""
+    numbers, labels = _numbers(run), _labels(run, "anomaly")
+    whole = len(labels) // BAG * BAG
+    odd = np.asarray(labels[:whole].reshape(-1, BAG).any(axis=1))
+    return numbers[:whole].reshape(-1, BAG, numbers.shape[1]), odd
 
 
 _NO_NUMBERS = ("label", "file", "channel", "t", "datetime", "anomaly", "changepoint")

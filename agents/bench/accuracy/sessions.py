@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from agents.bench.accuracy.case import Bools, Case, Floats, Rows
 from detectors.vocabulary import Vocabulary
@@ -58,13 +59,13 @@ class Sessions:
             float
         )
 
-    def case(self, fit: Rows, test: Rows) -> Case:
-        """Fit on some sessions and test others."""
+    def case(self, fit: Rows, test: Rows, labels: NDArray[np.int8] | None = None) -> Case:
+        """Fit on some sessions, with or without labels ``[n]``, and test others."""
         known, judged = self.windows(fit), self.windows(test)
         real = known.cat[:, :, 0][np.arange(STEPS) < known.length[:, None]]
         encode = WindowEncoder(self.layout, [Vocabulary.fit(real)])
         flat = partial(_both, self, fit, test)
-        return Case(encode(known), None, encode(judged), self.anomalous[test], flat)
+        return Case(encode(known), labels, encode(judged), self.anomalous[test], flat)
 
 
 def _both(sessions: Sessions, fit: Rows, test: Rows) -> tuple[Floats, Floats]:

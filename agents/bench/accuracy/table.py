@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,6 +19,9 @@ from agents.templates import CodeCache
 from detectors import WindowBatch
 from detectors.vocabulary import Vocabulary
 from detectors.windows import Layout, WindowArrays, WindowEncoder
+
+MANY = 200
+"""Values of a field, over which it is not given one column each."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,24 @@ class Table:
         label: str,
         categories: Sequence[str] = (),
         drop: Sequence[str] = (),
+        most: int | None = None,
+        numbers: bool = True,
     ) -> Table:
-        """Read ``folder/name.parquet``; every column that is not named here is a number."""
+        """Read ``folder/name.parquet``; every column that is not named here is a number.
+
+        At most ``most`` rows, evenly thinned; without ``numbers``, only the categories.
+        """
         columns = pq.read_table(folder / f"{name}.parquet")
+        if most is not None and len(columns) > most:
+            columns = columns.take(np.linspace(0, len(columns) - 1, most).astype(np.int64))
         texts = {field: [str(x) for x in columns[field].to_pylist()] for field in categories}
         anomalous = columns[label].to_numpy() == 1
-        names = [x for x in columns.column_names if x not in {label, *categories, *drop}]
-        numbers = [columns[name].to_numpy().astype(np.float32) for name in names]
-        return cls(tuple(names), np.stack(numbers, axis=1), texts, anomalous)
+        left_out = {label, *categories, *drop}
+        names = [x for x in columns.column_names if numbers and x not in left_out]
+        values = np.empty((len(columns), len(names)), dtype=np.float32)
+        for at, column in enumerate(names):
+            values[:, at] = columns[column].to_numpy()
+        return cls(tuple(names), values, texts, anomalous)
 
     @cached_property
     def windows(self) -> WindowArrays:
@@ -72,13 +86,30 @@ class Table:
         return encode(self.windows[fit]), encode(self.windows[test])
 
     def one_hot(self, fit: Rows, test: Rows) -> tuple[Floats, Floats]:
-        """Both parts as one matrix of numbers each, for those who know no categories."""
-        known, judged = self.numbers[fit].astype(float), self.numbers[test].astype(float)
-        if not self.categories:
-            return known, judged
-        values = np.stack([np.array(column) for column in self.categories.values()], axis=1)
-        encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(values[fit])
-        return (
-            np.hstack([known, encoder.transform(values[fit])]),
-            np.hstack([judged, encoder.transform(values[test])]),
-        )
+        """Both parts as one matrix of numbers each, for those who know no categories.
+
+        A field of many values is a number: how rare its value is.
+        """
+        known, judged = [self.numbers[fit].astype(float)], [self.numbers[test].astype(float)]
+        for values in self.categories.values():
+            texts = np.array(values)
+            seen, tested = texts[fit], texts[test]
+            if len(np.unique(seen)) > MANY:
+                known.append(rarity(seen, seen)[:, None])
+                judged.append(rarity(seen, tested)[:, None])
+                continue
+            encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+            known.append(encoder.fit_transform(seen[:, None]))
+            judged.append(encoder.transform(tested[:, None]))
+        return np.hstack(known), np.hstack(judged)
+
+
+def rarity(known: NDArray[Any], values: NDArray[Any]) -> Floats:
+    """Return minus the logarithm of the share of what is known that equals each value ``[n]``.
+
+    A value that is not known counts as half a one.
+    """
+    found, counts = np.unique(known, return_counts=True)
+    at = np.minimum(np.searchsorted(found, values), len(found) - 1)
+    rare: Floats = -np.log(np.where(found[at] == values, counts[at], 0.5) / len(known))
+    return rare

@@ -12,6 +12,7 @@ import numpy as np
 
 from agents.bench.accuracy import series
 from agents.bench.accuracy.case import Case, Cases
+from agents.bench.accuracy.edges import graph_cases
 from agents.bench.accuracy.sessions import Sessions
 from agents.bench.accuracy.splits import Split, Splitter, few_labels, half_of_normals
 from agents.bench.accuracy.table import Table
@@ -20,6 +21,9 @@ from schemas.errors import DataError
 ATTACKS = 0.05
 HDFS_ANOMALIES = 0.0293
 """Share of the sessions of the whole log: anomalies are over-represented in what is published."""
+
+EDGES = 200_000
+"""Edges that are drawn from; the files hold millions."""
 
 STREAM, WARM_UP = 100_000, 500
 """Records of a stream, and how many of them come before the first that counts."""
@@ -77,18 +81,18 @@ def stream_cases(
 
 def session_cases(
     file: str,
-    share: float | None,
+    split: Splitter,
     options: dict[str, Any],
     folder: Path,
     seed: int,
     rows: int,
 ) -> list[Callable[[], Case]]:
-    """One case: half of the normal sessions to fit on."""
+    """One case: labelled sessions, split at random."""
 
     def make() -> Case:
         sessions = Sessions.read(folder, file, **options)
-        split = half_of_normals(sessions.anomalous, np.random.default_rng(seed), rows, share)
-        return sessions.case(split.fit, split.test)
+        parts = split(sessions.anomalous, np.random.default_rng(seed), rows)
+        return sessions.case(parts.fit, parts.test, parts.labels)
 
     return [make]
 
@@ -105,8 +109,8 @@ def _stream(name: str, file: str, options: dict[str, Any]) -> Task:
     return Task(name, "streams", (file,), cases)
 
 
-def _sessions(name: str, file: str, share: float | None = None, **options: Any) -> Task:
-    return Task(name, "logs", (file,), partial(session_cases, file, share, options))
+def _sessions(name: str, suite: str, file: str, split: Splitter, **options: Any) -> Task:
+    return Task(name, suite, (file,), partial(session_cases, file, split, options))
 
 
 def _series(name: str, files: list[str], cases: Cases) -> Task:
@@ -117,6 +121,7 @@ _ADBENCH = (
     *("2_annthyroid", "5_campaign", "11_donors", "16_http", "24_mnist", "32_shuttle"),
     *("34_smtp", "38_thyroid"),
 )
+_HDFS = partial(half_of_normals, share=HDFS_ANOMALIES)
 _FLOWS = partial(half_of_normals, share=ATTACKS)
 _FLOW_SETS: list[tuple[str, str, dict[str, Any]]] = [
     (
@@ -133,6 +138,7 @@ _FLOW_SETS: list[tuple[str, str, dict[str, Any]]] = [
 _STREAM_SETS = [*_FLOW_SETS, ("http", "adbench/16_http", {}), ("smtp", "adbench/34_smtp", {})]
 _SMD = [f"smd/machine-{n}" for n in ("1-6", "2-1", "2-7", "3-3")]
 _ASD = [f"asd/omi-{n}" for n in range(1, 7)]
+_DARPA, _ENDS = "darpa98/darpa_edges", ("src", "dst")
 _NASA = ["smap_msl/smap", "smap_msl/msl"]
 
 
@@ -156,12 +162,28 @@ TASKS: list[Task] = [
     _series("smap_msl", _pairs(_NASA), partial(series.channels, _NASA)),
     _series("skab", ["skab/skab", "skab/anomaly_free"], series.experiments),
     _series("nab", ["nab/nab"], series.benchmark),
-    _sessions("hdfs", "hdfs/sessions_loghub", HDFS_ANOMALIES),
-    _sessions("hdfs_xu", "hdfs/sessions_xu", HDFS_ANOMALIES),
+    _sessions("hdfs", "logs", "hdfs/sessions_loghub", _HDFS),
+    _sessions("hdfs_xu", "logs", "hdfs/sessions_xu", _HDFS),
     *(_stream(name, file, more) for name, file, more in _STREAM_SETS),
-    _sessions("adfa_ld", "adfa_ld/traces", key="trace", events="syscalls"),
+    _sessions("adfa_ld", "logs", "adfa_ld/traces", half_of_normals, key="trace", events="syscalls"),
+    *(
+        _records(name, "edges", file, _FLOWS, **more, numbers=False)
+        for name, file, more in _FLOW_SETS
+    ),
+    _records("darpa98", "edges", _DARPA, _FLOWS, categories=_ENDS, most=EDGES, numbers=False),
+    Task("darpa98", "graphs", (_DARPA,), partial(graph_cases, _DARPA, _ENDS)),
+    Task("skab", "bags", ("skab/skab",), series.labelled_runs),
+    _sessions("hdfs", "bags", "hdfs/sessions_loghub", few_labels),
 ]
 
 SUITES = tuple(dict.fromkeys(task.suite for task in TASKS))
-KINDS = {"series": "series", "logs": "events"}
+KINDS = {
+    "series": "series",
+    "logs": "events",
+    "edges": "catrec",
+    "graphs": "graphwin",
+    "bags": "bag",
+}
 """Kind of windows of the suites that are not about records."""
+WITH_LABELS = ("weak", "bags")
+"""Suites in which some of what is fitted on is labelled."""

@@ -154,15 +154,25 @@ def keys(keys: int, memory: str, as_json: bool) -> None:
     help="Time this one, instead of all; may be given again.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
+@click.option("--twins", is_flag=True, help="Also beside the same methods in pyod.")
 @json_option
-def scoring(windows: int, repeats: int, names: tuple[str, ...], device: str, as_json: bool) -> None:
+def scoring(
+    windows: int,
+    repeats: int,
+    names: tuple[str, ...],
+    device: str,
+    twins: bool,
+    as_json: bool,
+) -> None:
     """Measure windows/s: lstm_ae beside a bare forward of its network, and every detector.
 
     \b
     Example:
       eddy bench scoring --detector pca --detector svdd
     """  # noqa: D301
-    found = measure_scoring(windows, repeats, names or sorted(CATALOGUE), _say, pick_device(device))
+    found = measure_scoring(
+        windows, repeats, names or sorted(CATALOGUE), _say, pick_device(device), twins=twins
+    )
     _keep("scoring", found)
     if as_json:
         echo_json(found)
@@ -175,6 +185,12 @@ def scoring(windows: int, repeats: int, names: tuple[str, ...], device: str, as_
     for speed in found.detectors:
         rates = "  ".join(f"{rate:>11,.0f} at {size:,}" for size, rate in speed.rates.items())
         click.echo(f"{speed.detector:14} {speed.cost:9} {speed.window:18} windows/s {rates}")
+    for pair in found.twins:
+        ratio = pair.ours / pair.theirs
+        click.echo(
+            f"{pair.detector:14} {ratio:6.1f} x pyod {pair.peer}: {pair.ours:,.0f} and "
+            f"{pair.theirs:,.0f} windows/s at {pair.windows:,}"
+        )
 
 
 @bench.command()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from detectors.batch import WindowBatch, as_batch
 from detectors.capabilities import Capabilities
 from detectors.catalogue import create
-from detectors.detector import UNLABELLED, Budget
+from detectors.detector import UNLABELLED, Budget, Detector
 
 STEPS, FEATURES, HIDDEN = 32, 8, 64
 FIT_WINDOWS = 512
@@ -102,20 +102,41 @@ def speed_of(
     Windows are records of 64 numbers; where it takes none, series of 32 steps and 8 numbers, 32
     events out of 30, or 6 categories out of 98.
     """
-    detector = create(name, seed=0, device=device)
-    window, make = _window_for(detector.caps)
-    labels = None
-    if detector.caps.min_labels:
-        labels = np.full(FIT_ON, UNLABELLED)
-        labels[:30] = 1
-    detector.fit(make(FIT_ON), labels, budget=Budget(steps=20))
-    batches = [make(size) for size in sizes]
-    calls: list[Callable[[], object]] = [
-        partial(lambda batch: detector.score(batch).score.cpu(), batch) for batch in batches
-    ]
+    ready = prepared(name, device)
+    batches = [ready.windows(size) for size in sizes]
+    calls: list[Callable[[], object]] = [partial(ready.score, batch) for batch in batches]
     seconds = side_by_side(calls, repeats)
     rates = {size: size / s for size, s in zip(sizes, seconds, strict=True)}
-    return Speed(name, detector.caps.cost, window, rates)
+    return Speed(name, ready.detector.caps.cost, ready.window, rates)
+
+
+class Prepared(NamedTuple):
+    """A detector to be timed: barely trained, what a window is, and who makes some."""
+
+    detector: Detector
+    window: str
+    windows: Callable[[int], WindowBatch]
+
+    def score(self, batch: WindowBatch) -> Tensor:
+        """Scores ``[B]`` on the CPU."""
+        return self.detector.score(batch).score.cpu()
+
+
+def prepared(name: str, device: str = "cpu") -> Prepared:
+    """Fit a detector with default settings for a few steps."""
+    detector = create(name, seed=0, device=device)
+    window, make = _window_for(detector.caps)
+    detector.fit(make(FIT_ON), few_labels(detector.caps), budget=Budget(steps=20))
+    return Prepared(detector, window, make)
+
+
+def few_labels(caps: Capabilities) -> NDArray[np.int64] | None:
+    """Labels ``[FIT_ON]`` of 30 windows for a detector that does not fit without."""
+    if not caps.min_labels:
+        return None
+    labels = np.full(FIT_ON, UNLABELLED)
+    labels[:30] = 1
+    return labels
 
 
 def _window_for(caps: Capabilities) -> tuple[str, Callable[[int], WindowBatch]]:

@@ -18,13 +18,14 @@ from agents.bench.accuracy import edges, series
 from agents.bench.accuracy.case import Bools, Floats, Rows
 from agents.bench.accuracy.cells import Cell, cell
 from agents.bench.accuracy.measures import best_threshold, event_f1
-from agents.bench.accuracy.methods import PYOD, methods_for, run
+from agents.bench.accuracy.methods import methods_for, run
 from agents.bench.accuracy.online import STREAM_PEERS
 from agents.bench.accuracy.report import report
 from agents.bench.accuracy.sessions import STEPS, Sessions
 from agents.bench.accuracy.splits import LABELLED, few_labels, half_of_normals
 from agents.bench.accuracy.table import MANY, Table
 from agents.bench.accuracy.tasks import SUITES, TASKS, WITH_LABELS
+from agents.bench.peers import PYOD
 from agents.cli_accuracy import accuracy
 from detectors import CATALOGUE
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,34 +12,9 @@ from agents.bench.accuracy.case import Case
 from agents.bench.accuracy.online import STREAM_PEERS, run_online
 from agents.bench.accuracy.outcome import Outcome
 from agents.bench.accuracy.tasks import KINDS, WITH_LABELS
+from agents.bench.peers import PYOD, Peer, fit, scores
 from detectors import CATALOGUE, Budget, create, detector_class
 from schemas.errors import DataError
-
-
-class Peer(NamedTuple):
-    """A detector of pyod: module, class, what it is made with, and what it needs."""
-
-    module: str
-    name: str
-    make: Callable[[int, int], dict[str, Any]] = lambda seed, columns: {}
-    labels: bool = False
-
-
-PYOD = {
-    "pyod:iforest": Peer("iforest", "IForest", lambda seed, columns: {"random_state": seed}),
-    "pyod:ecod": Peer("ecod", "ECOD"),
-    "pyod:knn": Peer("knn", "KNN"),
-    "pyod:lof": Peer("lof", "LOF"),
-    "pyod:pca": Peer("pca", "PCA"),
-    "pyod:deep_svdd": Peer(
-        "deep_svdd",
-        "DeepSVDD",
-        lambda seed, columns: {"n_features": columns, "random_state": seed, "verbose": 0},
-    ),
-    "pyod:devnet": Peer(
-        "devnet", "DevNet", lambda seed, columns: {"random_seed": seed}, labels=True
-    ),
-}
 
 
 def methods_for(suite: str) -> list[str]:
@@ -81,31 +51,21 @@ def run(name: str, case: Case, seed: int, seconds: float) -> Outcome:
     began = time.perf_counter()
     detector.fit(case.fit, labels, budget=Budget(seconds=seconds))
     fitted = time.perf_counter()
-    scores = detector.score(case.test).score.double().numpy()
-    return Outcome(scores, fitted - began, time.perf_counter() - fitted, detector.report.stopped)
+    found = detector.score(case.test).score.double().numpy()
+    return Outcome(found, fitted - began, time.perf_counter() - fitted, detector.report.stopped)
 
 
 def _run_pyod(name: str, peer: Peer, case: Case, seed: int) -> Outcome:
-    try:
-        found = getattr(importlib.import_module(f"pyod.models.{peer.module}"), peer.name)
-    except ModuleNotFoundError as error:
-        msg = f"{name}: {error.name} is not installed; pip install 'eddy[bench]'"
-        raise DataError(msg) from error
     scale = StandardScaler()  # Eddy's detectors scale by themselves
     known, judged = case.flat()
     known, judged = scale.fit_transform(known), scale.transform(judged)
-    np.random.seed(seed)
-    detector = found(**peer.make(seed, known.shape[1]))
+    detector = peer.create(seed, known.shape[1])
+    labels = _known_labels(name, case.labels) if peer.labels else None
     began = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()):
-        if peer.labels:
-            detector.fit(known, _known_labels(name, case.labels))
-        else:
-            detector.fit(known)
-        fitted = time.perf_counter()
-        scores = np.asarray(detector.decision_function(judged), dtype=float).ravel()
-    scores = np.nan_to_num(scores)  # some are infinite
-    return Outcome(scores, fitted - began, time.perf_counter() - fitted, "its own end")
+    fit(detector, known, labels)
+    fitted = time.perf_counter()
+    found = scores(detector, judged)
+    return Outcome(found, fitted - began, time.perf_counter() - fitted, "its own end")
 
 
 def _known_labels(name: str, labels: NDArray[np.int8] | None) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ import click
 
 from agents.bench.accuracy.cells import cell
 from agents.bench.accuracy.methods import methods_for
-from agents.bench.accuracy.report import headline, report
+from agents.bench.accuracy.report import condensed, headline, report
 from agents.bench.accuracy.tasks import SUITES, TASKS
 from agents.cli_bench import FOLDER
 from agents.options import echo_json, json_option
@@ -60,4 +60,4 @@ def accuracy(
     if as_json:
         echo_json(found)
     else:
-        click.echo(report(found))
+        click.echo(f"{condensed(found)}\n\n{report(found)}")

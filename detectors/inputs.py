@@ -16,7 +16,6 @@ from detectors.batch import NEW, PAD, WindowBatch
 from detectors.detector import Shape
 from detectors.device import beside
 from detectors.nets.embedding import embedding_width
-from detectors.scaling import CLIP
 from detectors.scores import Scores
 from schemas.errors import ShapeError
 
@@ -33,6 +32,9 @@ NEW_FLIP = 3.0
 LEAST_NATS = 1.0
 """Surprisals are divided by their spread, but by no less than this: among equally frequent ids
 their spread is sampling noise, and dividing by it would make that noise look like a signal."""
+
+MOST = 10.0
+"""Spreads beyond which a surprisal is cut off."""
 
 LEAST_SPAN = 1e-3
 """Range in robust sigmas below which a column counts as constant; dividing by rounding errors would
@@ -204,6 +206,6 @@ def _surprisal(counts: Tensor) -> Tensor:
     weight = counts / total.clamp(min=1)
     mean = (weight * surprisal).sum()
     spread = (weight * (surprisal - mean).square()).sum().sqrt().clamp(min=LEAST_NATS)
-    table = ((surprisal - mean) / spread).clamp(-CLIP, CLIP).float()
+    table = ((surprisal - mean) / spread).clamp(-MOST, MOST).float()
     table[PAD] = 0.0
     return table.unsqueeze(-1)

@@ -7,15 +7,21 @@ from torch import Tensor
 
 from detectors.batch import WindowBatch
 
-CLIP = 10.0
+CLIP = 100.0
+"""Units beyond which a number is cut off: far enough to tell a large anomaly from a huge one."""
+
 IQR_TO_SIGMA = 1.349
+TAIL = 1e-3
+"""Share of the values at either end that count as no further out than the one next to them."""
 
 
 class RobustScaler:
-    """``(x - median) / (IQR / 1.349)``, clipped to ±10; missing numbers become 0.
+    """``(x - median) / scale``, clipped to ±100; missing numbers become 0.
 
-    A feature whose quartiles coincide falls back to its standard deviation, a constant one to 1,
-    so that a value never seen before still stands out instead of dividing by zero.
+    The scale is the IQR / 1.349 or, where it is larger, the standard deviation with both tails of
+    0.1 % winsorised: heavy tails that are normal do not look like anomalies, and few outliers do
+    not stretch it. A feature that neither tells falls back to its standard deviation, a constant
+    one to 1, so that a value never seen before still stands out instead of dividing by zero.
     """
 
     def __init__(self, center: Tensor, scale: Tensor) -> None:
@@ -31,15 +37,15 @@ class RobustScaler:
             return cls(zero, torch.ones_like(zero))
         if len(values) > 200_000:  # quantiles of a sample this large are exact enough
             values = values[:: len(values) // 200_000 + 1]
-        quantiles = torch.nanquantile(
-            values, values.new_tensor([0.25, 0.5, 0.75]), dim=0
-        ).nan_to_num(0.0)
-        iqr = (quantiles[2] - quantiles[0]) / IQR_TO_SIGMA
-        filled = torch.where(values.isnan(), quantiles[1], values)
+        shares = values.new_tensor([TAIL, 0.25, 0.5, 0.75, 1.0 - TAIL])
+        low, first, median, third, high = torch.nanquantile(values, shares, dim=0).nan_to_num(0.0)
+        filled = torch.where(values.isnan(), median, values)
+        winsorised = torch.clamp(filled, low, high).std(dim=0, correction=0)
+        robust = torch.maximum((third - first) / IQR_TO_SIGMA, winsorised)
         spread = filled.std(dim=0, correction=0)
-        tiny = 1e-6 * (1.0 + quantiles[1].abs())
-        scale = torch.where(iqr > tiny, iqr, torch.where(spread > tiny, spread, 1.0))
-        return cls(quantiles[1].float(), scale.float())
+        tiny = 1e-6 * (1.0 + median.abs())
+        scale = torch.where(robust > tiny, robust, torch.where(spread > tiny, spread, 1.0))
+        return cls(median.float(), scale.float())
 
     def __call__(self, num: Tensor) -> Tensor:
         """Scale ``[..., F]`` to float32; no ``NaN`` is left."""

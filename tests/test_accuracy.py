@@ -20,7 +20,7 @@ from agents.bench.accuracy.cells import Cell, cell
 from agents.bench.accuracy.measures import best_threshold, event_f1
 from agents.bench.accuracy.methods import methods_for, run
 from agents.bench.accuracy.online import STREAM_PEERS
-from agents.bench.accuracy.report import report
+from agents.bench.accuracy.report import condensed, report
 from agents.bench.accuracy.sessions import STEPS, Sessions
 from agents.bench.accuracy.splits import LABELLED, few_labels, half_of_normals
 from agents.bench.accuracy.table import MANY, Table
@@ -112,6 +112,19 @@ def test_the_command_prints_a_table_with_the_best_first(data: Path, tmp_path: Pa
     lines = report(cells).splitlines()
     assert [line.split("`")[1] for line in lines[2:]] == ["pca", "knn", "iforest"]
     assert "too slow" in lines[4]
+
+
+def test_the_best_of_each_sort_is_told() -> None:
+    cells = [
+        measured(method="knn", average_precision=0.5),
+        measured(method="pca", average_precision=0.4),
+        measured(method="svdd", average_precision=0.3),
+        measured(method="pyod:ecod", average_precision=0.2),
+        measured(suite="logs", task="hdfs", method="ffp", average_precision=0.9),
+    ]
+    records, logs = condensed(cells).splitlines()[2:]
+    assert "`svdd` 0.300 | `knn` 0.500 | `pyod:ecod` 0.200" in records
+    assert "`ffp` 0.900 | – | – |" in logs
 
 
 def test_every_suite_has_methods_of_ours_and_peers() -> None:

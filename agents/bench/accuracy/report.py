@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 
 from agents.bench.accuracy.cells import Cell
+from detectors import CATALOGUE, detector_class
 
 
 def report(cells: Iterable[Cell]) -> str:
@@ -15,21 +17,70 @@ def report(cells: Iterable[Cell]) -> str:
 
     By VUS-PR for series, by average precision elsewhere.
     """
+    return "\n\n".join(_suite(name, found) for name, found in _by_suite(cells).items())
+
+
+def condensed(cells: Iterable[Cell]) -> str:
+    """Return a Markdown table of the best of each sort in each suite.
+
+    Sorts are detectors that train a network, those that do not, and peers; the best is that of the
+    highest mean over the data sets of the suite.
+    """
+    lines = ["| data | measure | best deep | best classical | best peer |", "|---|---|---|---|---|"]
+    for name, found in _by_suite(cells).items():
+        mean = _means(found)
+        best = {}
+        for method in sorted(mean, key=lambda method: mean[method]):
+            best[sort_of(method)] = f"`{method}` {mean[method]:.3f}"
+        texts = [best.get(sort, "–") for sort in ("deep", "classical", "peer")]
+        sets = ", ".join(dict.fromkeys(one.task for one in found))
+        lines.append(f"| {name}: {sets} | {_measure(name)} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def sort_of(method: str) -> Literal["deep", "classical", "peer"]:
+    """Whether a method trains a network, does not, or is none of Eddy's."""
+    if method not in CATALOGUE:
+        return "peer"
+    return "classical" if detector_class(method).caps.loop == "statistics" else "deep"
+
+
+def _measure(suite: str) -> str:
+    return "VUS-PR" if suite == "series" else "average precision"
+
+
+def _by_suite(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
     by_suite: dict[str, list[Cell]] = defaultdict(list)
     for found in cells:
         by_suite[found.suite].append(found)
-    return "\n\n".join(_suite(name, found) for name, found in by_suite.items())
+    return by_suite
+
+
+def _rows(cells: list[Cell]) -> dict[str, dict[str, list[Cell]]]:
+    """Cells by method and data set."""
+    rows: dict[str, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
+    for found in cells:
+        rows[found.method][found.task].append(found)
+    return rows
+
+
+def _means(cells: list[Cell]) -> dict[str, float]:
+    """Mean of each method over the data sets; one without a measure counts as 0."""
+    tasks = {found.task for found in cells}
+    return {
+        method: float(
+            np.mean([np.mean([headline(x) for x in row[task]] or [0.0]) for task in tasks])
+        )
+        for method, row in _rows(cells).items()
+    }
 
 
 def _suite(name: str, cells: list[Cell]) -> str:
     tasks = list(dict.fromkeys(found.task for found in cells))
-    rows: dict[str, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
-    for found in cells:
-        rows[found.method][found.task].append(found)
-    mean = {method: _mean(row, tasks) for method, row in rows.items()}
-    head = "VUS-PR (event F1)" if name == "series" else "average precision (ROC AUC)"
+    rows, mean = _rows(cells), _means(cells)
+    second = "event F1" if name == "series" else "ROC AUC"
     lines = [
-        f"| {name}: {head} | mean | {' | '.join(tasks)} | fit s | score/s |",
+        f"| {name}: {_measure(name)} ({second}) | mean | {' | '.join(tasks)} | fit s | score/s |",
         "|---" * (len(tasks) + 4) + "|",
     ]
     for method in sorted(rows, key=lambda method: -mean[method]):
@@ -46,12 +97,6 @@ def _suite(name: str, cells: list[Cell]) -> str:
 def headline(found: Cell) -> float:
     """Return the measure that methods are ranked by."""
     return found.average_precision if found.vus_pr is None else found.vus_pr
-
-
-def _mean(row: dict[str, list[Cell]], tasks: list[str]) -> float:
-    """Mean over the data sets; one without a measure counts as 0."""
-    parts = [[headline(x) for x in row[task]] or [0.0] for task in tasks]
-    return float(np.mean([np.mean(part) for part in parts]))
 
 
 def _text(cells: list[Cell]) -> str:

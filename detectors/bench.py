@@ -122,9 +122,9 @@ class Prepared(NamedTuple):
         return self.detector.score(batch).score.cpu()
 
 
-def prepared(name: str, device: str = "cpu") -> Prepared:
-    """Fit a detector with default settings for a few steps."""
-    detector = create(name, seed=0, device=device)
+def prepared(name: str, device: str = "cpu", **settings: object) -> Prepared:
+    """Fit a detector for a few steps, with default settings where nothing else is said."""
+    detector = create(name, seed=0, device=device, **settings)
     window, make = _window_for(detector.caps)
     detector.fit(make(FIT_ON), few_labels(detector.caps), budget=Budget(steps=20))
     return Prepared(detector, window, make)

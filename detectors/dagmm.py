@@ -58,7 +58,7 @@ class Dagmm(MixtureEnergy):
     -----
     The defaults presume about 100,000 windows. On a few thousand, 200 epochs are too few steps and
     the ranking can come out inverted: take 3 components, a learning rate of 1e-3, mini-batches of
-    256 and enough epochs for a thousand steps. A ``code`` narrower than what normal windows vary in
+    256 and enough epochs for 1,200 steps. A ``code`` narrower than what normal windows vary in
     leaves large errors in normal windows too.
 
     Explanations spread how far the energy lies above its least possible value over the fields, by

@@ -28,7 +28,7 @@ TRAINING: dict[str, tuple[Budget, dict[str, Any]]] = {
     "contract_ae": (Budget(steps=400), {"batch": 64, "learning_rate": 5e-3}),
     "convlstm_ae": (Budget(steps=150), {"learning_rate": 1e-2}),
     "dagmm": (
-        Budget(steps=800),
+        Budget(steps=1200),
         {"code": 3, "components": 3, "learning_rate": 1e-3, "batch": 256},
     ),
     "deep_cluster": (Budget(steps=300), {"batch": 64}),

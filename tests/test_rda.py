@@ -95,7 +95,7 @@ def test_anomalies_in_the_training_data_are_not_learned() -> None:
     found = []
     for settings in ({"threshold": 1e6}, {"penalty": "rows", "flagged": 0.06}):
         detector = RobustAutoencoder(**SMALL, **settings)
-        detector.fit(train, budget=Budget(steps=500))
+        detector.fit(train, budget=Budget(steps=800))
         copied = detector._net(detector._rows(detector._prepare(one_kind[:1])))
         truth = detector._rows(detector._prepare(one_kind[:1]))
         found.append(float((truth - copied).norm() / truth.norm()))

@@ -22,7 +22,8 @@ class Peer(NamedTuple):
     """A detector of pyod: module, class, what it is made with, what it needs, its twin here.
 
     ``make`` takes a seed and the number of columns; ``brief`` are the settings with which it hardly
-    trains, for who only times how it scores.
+    trains, for who only times how it scores, and ``equal`` those with which the twin takes as many
+    steps to score.
     """
 
     module: str
@@ -30,6 +31,7 @@ class Peer(NamedTuple):
     twin: str = ""
     make: Options = lambda seed, columns: {}
     brief: Mapping[str, Any] = MappingProxyType({})
+    equal: Mapping[str, Any] = MappingProxyType({})
     labels: bool = False
 
     def create(self, seed: int, columns: int, *, brief: bool = False) -> Any:
@@ -98,7 +100,11 @@ TWINS = [
     Peer("auto_encoder", "AutoEncoder", "ae", brief={"epoch_num": 1, "verbose": 0}),
     Peer("vae", "VAE", "vae", brief={"epoch_num": 1, "verbose": 0}),
     Peer("alad", "ALAD", "alad", brief={"epochs": 1}),
-    Peer("anogan", "AnoGAN", "anogan", brief={"epochs": 1}),
+    Peer(
+        *("anogan", "AnoGAN", "anogan"),
+        brief={"epochs": 1},
+        equal={"search": 20, "restarts": 1},
+    ),
     Peer("ae1svm", "AE1SVM", "ae1svm", brief={"epochs": 1}),
     Peer("mo_gaal", "MO_GAAL", "mogaal", brief={"stop_epochs": 1}),
 ]

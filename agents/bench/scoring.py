@@ -85,7 +85,7 @@ def measure_scoring(
 def beside_twin(peer: peers.Peer, repeats: int, say: Callable[[str], None]) -> Twins:
     """Let a detector and its twin score the same records in turn, both as they come, on the CPU."""
     say(f"{peer.twin} beside pyod {peer.name}")
-    ours = prepared(peer.twin)
+    ours = prepared(peer.twin, **peer.equal)
     n, known = (FEW, FEW) if ours.detector.caps.cost == "iterative" else (BACKLOG, FIT_ON)
     rows = ours.windows(known).num[:, 0].double().numpy()
     theirs = peer.create(0, rows.shape[1], brief=True)

@@ -114,6 +114,8 @@ class Detector(ABC):
     Config: ClassVar[type[msgspec.Struct]]
     chunk: ClassVar[int] = 8192
     """Windows scored in one pass on a CPU; bounds memory and changes no score."""
+    scaling: ClassVar[type[RobustScaler]] = RobustScaler
+    """How numbers are scaled."""
 
     def __init__(self, *, seed: int = 0, device: str = "cpu", **settings: Any) -> None:
         try:
@@ -130,7 +132,7 @@ class Detector(ABC):
         self.device = device
         self.shape: Shape | None = None
         self.report = FitReport()
-        self._scaler = RobustScaler(torch.zeros(0), torch.ones(0))
+        self._scaler = self.scaling(torch.zeros(0), torch.ones(0))
 
     def __repr__(self) -> str:
         state = "not fitted" if self.shape is None else f"fitted on {self.report.windows} windows"
@@ -165,7 +167,7 @@ class Detector(ABC):
         self._check_kind(batch)
         marks = self._check_labels(batch, labels, self.caps.min_labels)
         normal = batch if marks is None else batch[(marks != 1).to(batch.mask.device)]
-        self._scaler = RobustScaler.fit(normal if len(normal) else batch).to(self.device)
+        self._scaler = self.scaling.fit(normal if len(normal) else batch).to(self.device)
         self.shape = Shape(batch.steps, batch.features, batch.vocab)
         self.report = FitReport(windows=len(batch))
         try:
@@ -292,7 +294,7 @@ class Detector(ABC):
     def take_over(self, shape: Shape, tensors: dict[str, Tensor]) -> None:
         """Go on with what :meth:`tensors` gave; ``KeyError`` if one is missing."""
         tensors = dict(tensors)
-        self._scaler = RobustScaler(tensors.pop("scaler.center"), tensors.pop("scaler.scale"))
+        self._scaler = self.scaling(tensors.pop("scaler.center"), tensors.pop("scaler.scale"))
         self.shape = shape
         self._restore(tensors)
 

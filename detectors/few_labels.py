@@ -18,6 +18,7 @@ from detectors.loops.attribution import gradient_times_input
 from detectors.loops.stage import Run, Stage, Training
 from detectors.nets.modules import load_module, module_state
 from detectors.nets.widths import EqualWidths
+from detectors.scaling import QuartileScaler
 from detectors.scores import Explain, Scores
 
 KEPT_ANOMALIES = 1024
@@ -37,6 +38,7 @@ class FewLabels(Detector):
     gives.
     """
 
+    scaling = QuartileScaler
     _net: nn.Module
 
     @abstractmethod

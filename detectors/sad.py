@@ -15,6 +15,7 @@ from detectors.loops.label_store import LabelStore
 from detectors.loops.one_class import draw_apart
 from detectors.loops.stage import Run, Share, Stage, Training, gentle
 from detectors.one_class import OneClassNetwork, OneClassTraining
+from detectors.scaling import QuartileScaler
 
 
 class DeepSad(OneClassNetwork):
@@ -68,6 +69,7 @@ class DeepSad(OneClassNetwork):
         eta: Annotated[float, msgspec.Meta(ge=0.0)] = 1.0
         trim: Share = 0.01
 
+    scaling = QuartileScaler
     caps = Capabilities(
         name="sad",
         section="5.2.2",

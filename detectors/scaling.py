@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Self
+
 import torch
 from torch import Tensor
 
 from detectors.batch import WindowBatch
 
-CLIP = 100.0
-"""Units beyond which a number is cut off: far enough to tell a large anomaly from a huge one."""
-
 IQR_TO_SIGMA = 1.349
 TAIL = 1e-3
 """Share of the values at either end that count as no further out than the one next to them."""
+
+SAMPLE = 200_000
+"""Steps whose quantiles are exact enough."""
 
 
 class RobustScaler:
@@ -24,38 +26,52 @@ class RobustScaler:
     one to 1, so that a value never seen before still stands out instead of dividing by zero.
     """
 
+    limit: ClassVar[float] = 100.0
+    tails: ClassVar[bool] = True
+
     def __init__(self, center: Tensor, scale: Tensor) -> None:
         self.center = center
         self.scale = scale
 
     @classmethod
-    def fit(cls, batch: WindowBatch) -> RobustScaler:
+    def fit(cls, batch: WindowBatch) -> Self:
         """Learn from the real steps of ``batch``; ``[F]`` statistics."""
         values = batch.num[batch.mask].double()
         if len(values) == 0 or values.shape[1] == 0:
             zero = torch.zeros(batch.features, device=batch.num.device)
             return cls(zero, torch.ones_like(zero))
-        if len(values) > 200_000:  # quantiles of a sample this large are exact enough
-            values = values[:: len(values) // 200_000 + 1]
+        if len(values) > SAMPLE:
+            values = values[:: len(values) // SAMPLE + 1]
         shares = values.new_tensor([TAIL, 0.25, 0.5, 0.75, 1.0 - TAIL])
         low, first, median, third, high = torch.nanquantile(values, shares, dim=0).nan_to_num(0.0)
         filled = torch.where(values.isnan(), median, values)
-        winsorised = torch.clamp(filled, low, high).std(dim=0, correction=0)
-        robust = torch.maximum((third - first) / IQR_TO_SIGMA, winsorised)
+        unit = (third - first) / IQR_TO_SIGMA
+        if cls.tails:
+            unit = torch.maximum(unit, filled.clamp(low, high).std(dim=0, correction=0))
         spread = filled.std(dim=0, correction=0)
         tiny = 1e-6 * (1.0 + median.abs())
-        scale = torch.where(robust > tiny, robust, torch.where(spread > tiny, spread, 1.0))
+        scale = torch.where(unit > tiny, unit, torch.where(spread > tiny, spread, 1.0))
         return cls(median.float(), scale.float())
 
     def __call__(self, num: Tensor) -> Tensor:
         """Scale ``[..., F]`` to float32; no ``NaN`` is left."""
         scaled = ((num - self.center) / self.scale).float()
-        return scaled.clamp_(-CLIP, CLIP).nan_to_num_(0.0)
+        return scaled.clamp_(-self.limit, self.limit).nan_to_num_(0.0)
 
     def inverse(self, scaled: Tensor) -> Tensor:
         """Return to the units of the input."""
         return scaled * self.scale + self.center
 
-    def to(self, device: str) -> RobustScaler:
+    def to(self, device: str) -> Self:
         """Copy to ``device``."""
-        return RobustScaler(self.center.to(device), self.scale.to(device))
+        return type(self)(self.center.to(device), self.scale.to(device))
+
+
+class QuartileScaler(RobustScaler):
+    """``(x - median) / (IQR / 1.349)``, clipped to ±10.
+
+    For who cannot learn from a few examples that beyond some size more of it means no more.
+    """
+
+    limit = 10.0
+    tails = False

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from detectors.batch import as_batch
-from detectors.scaling import CLIP, RobustScaler
+from detectors.scaling import QuartileScaler, RobustScaler
 
 N = 20_000
 
@@ -48,8 +48,8 @@ def test_few_outliers_do_not_stretch_the_scale(outlier: float) -> None:
 def test_a_huge_number_is_larger_than_a_large_one() -> None:
     scaler = fitted(np.random.default_rng(0).normal(size=N))
     ten, fifty, most, infinite = scaled(scaler, 10.0, 50.0, 1e30, float("-inf"))
-    assert 1 < ten < fifty < most == CLIP
-    assert infinite == -CLIP
+    assert 1 < ten < fifty < most == RobustScaler.limit
+    assert infinite == -RobustScaler.limit
     assert scaled(scaler, float("nan")) == [0.0]
 
 
@@ -68,3 +68,13 @@ def test_a_scaled_number_returns_to_its_units(seed: int) -> None:
     scaler = fitted(values)
     back = scaler.inverse(scaler(torch.from_numpy(values[:, None]).float()))
     assert back[:, 0].numpy() == pytest.approx(values, rel=1e-4, abs=1e-4)
+
+
+def test_quartiles_alone_do_not_know_of_tails() -> None:
+    values = np.random.default_rng(0).lognormal(0.0, 2.0, N)
+    batch = as_batch(values[:, None].astype(np.float32))
+    narrow, wide = QuartileScaler.fit(batch), RobustScaler.fit(batch)
+    first, third = np.quantile(values, [0.25, 0.75])
+    assert narrow.scale.item() == pytest.approx((third - first) / 1.349, rel=1e-4)
+    assert narrow.scale < wide.scale
+    assert scaled(narrow, 1e30) == [10.0]

@@ -10,6 +10,7 @@ from detectors.capabilities import Capabilities
 from detectors.loops.stage import Count, Share
 from detectors.mixture_energy import MixtureEnergy, MixtureNet, MixtureTraining, error_features
 from detectors.nets.mlp import mlp
+from detectors.scaling import QuartileScaler
 
 
 class DagmmNet(MixtureNet):
@@ -88,6 +89,7 @@ class Dagmm(MixtureEnergy):
         estimation: Count = 10
         dropout: Share = 0.5
 
+    scaling = QuartileScaler
     caps = Capabilities(
         name="dagmm",
         section="5.2.3",

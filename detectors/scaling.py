@@ -70,7 +70,8 @@ class RobustScaler:
 class QuartileScaler(RobustScaler):
     """``(x - median) / (IQR / 1.349)``, clipped to ±10.
 
-    For who cannot learn from a few examples that beyond some size more of it means no more.
+    For who cannot learn from a few examples that beyond some size more of it means no more, or
+    loses sight of all else when one number is very large.
     """
 
     limit = 10.0

@@ -62,10 +62,13 @@ class BoxedInput:
 
     def __call__(self, data: WindowBatch) -> tuple[Tensor, Tensor]:
         """Rows and real entries ``[B, D]``, the latter as 1 or 0; rows are 0 under the mask."""
-        rows, real = self.inner.rows(data)
+        rows = self.inner.flatten(data)
         steps = rows.view(len(data), -1, self.inner.columns)
-        boxed = (steps - self.centre) / self.half
-        return boxed.flatten(1) * real, real.float()
+        boxed = torch.sub(steps, self.centre).div_(self.half).flatten(1)
+        if boxed.device.type == "cpu" and data.steps == self.inner.steps and data.mask.all():
+            return boxed, boxed.new_ones(1).expand_as(boxed)
+        real = self.inner.real(data).float()
+        return boxed.mul_(real), real
 
     def explained(
         self, data: WindowBatch, score: Tensor, share: Tensor, copies: Tensor | None = None

@@ -354,9 +354,12 @@ class Detector(ABC):
 
     def _prepare(self, batch: WindowBatch) -> WindowBatch:
         batch = batch.to(self.device)
-        real = batch.mask.unsqueeze(-1)
-        num = self._scaler(batch.num).masked_fill(~real, 0.0)
-        return WindowBatch(num, batch.cat.masked_fill(~real, 0), batch.mask, batch.vocab)
+        num, cat = self._scaler(batch.num), batch.cat
+        # another device would have to be waited for to know
+        if self.device != "cpu" or not batch.mask.all():
+            padding = ~batch.mask.unsqueeze(-1)
+            num, cat = num.masked_fill_(padding, 0.0), cat.masked_fill(padding, 0)
+        return WindowBatch(num, cat, batch.mask, batch.vocab)
 
     def _check_kind(self, batch: WindowBatch) -> None:
         name, kinds = self.caps.name, self.caps.kinds

@@ -55,7 +55,7 @@ class RobustScaler:
 
     def __call__(self, num: Tensor) -> Tensor:
         """Scale ``[..., F]`` to float32; no ``NaN`` is left."""
-        scaled = ((num - self.center) / self.scale).float()
+        scaled = torch.sub(num, self.center).div_(self.scale).float()
         return scaled.clamp_(-self.limit, self.limit).nan_to_num_(0.0)
 
     def inverse(self, scaled: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class Peer(NamedTuple):
 
     ``make`` takes a seed and the number of columns; ``brief`` are the settings with which it hardly
     trains, for who only times how it scores, and ``equal`` those with which the twin takes as many
-    steps to score.
+    steps to score or has a network of the same widths.
     """
 
     module: str
@@ -86,7 +86,9 @@ PYOD = {
     "pyod:knn": Peer("knn", "KNN", "knn"),
     "pyod:lof": Peer("lof", "LOF"),
     "pyod:pca": Peer("pca", "PCA", "pca"),
-    "pyod:deep_svdd": Peer("deep_svdd", "DeepSVDD", "svdd", _svdd, {"epochs": 1}),
+    "pyod:deep_svdd": Peer(
+        *("deep_svdd", "DeepSVDD", "svdd", _svdd, {"epochs": 1}), equal={"hidden": 32}
+    ),
     "pyod:devnet": Peer(
         *("devnet", "DevNet", "devnet", lambda seed, _: {"random_seed": seed}, {"epochs": 1}),
         labels=True,
@@ -106,6 +108,6 @@ TWINS = [
         equal={"search": 20, "restarts": 1},
     ),
     Peer("ae1svm", "AE1SVM", "ae1svm", brief={"epochs": 1}),
-    Peer("mo_gaal", "MO_GAAL", "mogaal", brief={"stop_epochs": 1}),
+    Peer("mo_gaal", "MO_GAAL", "mogaal", brief={"stop_epochs": 1}, equal={"hidden": 46}),
 ]
 """Those whose method is here as well: how fast they score is compared."""

@@ -79,6 +79,11 @@ class WindowBatch:
         """``[B]`` int64, the number of real steps of each window."""
         return self.mask.sum(dim=1)
 
+    @property
+    def known_full(self) -> bool:
+        """Whether no step is padding; ``False`` also where a device would have to be asked."""
+        return self.mask.device.type == "cpu" and bool(self.mask.all())
+
     def __getitem__(self, rows: slice | Tensor) -> WindowBatch:
         """Select windows by slice, index tensor or bool tensor."""
         return replace(self, num=self.num[rows], cat=self.cat[rows], mask=self.mask[rows])

@@ -355,8 +355,7 @@ class Detector(ABC):
     def _prepare(self, batch: WindowBatch) -> WindowBatch:
         batch = batch.to(self.device)
         num, cat = self._scaler(batch.num), batch.cat
-        # another device would have to be waited for to know
-        if self.device != "cpu" or not batch.mask.all():
+        if not batch.known_full:
             padding = ~batch.mask.unsqueeze(-1)
             num, cat = num.masked_fill_(padding, 0.0), cat.masked_fill(padding, 0)
         return WindowBatch(num, cat, batch.mask, batch.vocab)

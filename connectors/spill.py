@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rocksdict import (
@@ -87,9 +87,11 @@ class SpillSpace:
 
     def _sweep(self) -> None:
         for other in self._parent.glob("process-*"):
-            lock = _lock(other, wait=False)
-            if lock is not None:
-                _remove(other, lock)
+            # A process that ends takes its own away, even while this one looks.
+            with suppress(FileNotFoundError):
+                lock = _lock(other, wait=False)
+                if lock is not None:
+                    _remove(other, lock)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -73,6 +73,18 @@ def test_what_a_crashed_process_left_is_removed(tmp_path: Path) -> None:
     assert not own.exists()
 
 
+def test_a_process_may_end_while_another_looks_for_what_is_left(tmp_path: Path) -> None:
+    live = made(tmp_path)
+    live.put([b"a"], [b"1"])
+    [own] = tmp_path.rglob("process-*")
+    (own.parent / "process-gone").symlink_to("gone")  # listed, and not there when opened
+    other = made(tmp_path)
+    other.put([b"a"], [b"2"])
+    assert live.get([b"a"]) == [b"1"]
+    live.close()
+    other.close()
+
+
 def test_nothing_is_made_before_it_is_needed(tmp_path: Path) -> None:
     SpillSpace(str(tmp_path / "missing")).sweep()
     assert not list(tmp_path.iterdir())

@@ -28,6 +28,9 @@ from schemas.errors import DataError, EddyError
 
 log = structlog.get_logger(__name__)
 
+MOST_SPARE = 2
+"""Times the size of a copy that its room may have: of a state that has shrunk, memory goes back."""
+
 
 @dataclass(slots=True)
 class _Course:
@@ -37,7 +40,7 @@ class _Course:
     due: float
     written: int = -1
     room: Future[Room] | None = None  # for the copy that is due
-    taken: tuple[int, State] | None = None  # waits for the commit of its offset
+    taken: tuple[int, State, Room] | None = None  # waits for the commit of its offset
 
 
 class Checkpointer:
@@ -74,6 +77,7 @@ class Checkpointer:
         self._generation = 0
         self._courses: dict[Partition, _Course] = {}
         self._writing: Future[None] | None = None
+        self._spare: Room | None = None
 
     def begin(self, cluster: str, places: Mapping[Partition, str], generation: int) -> None:
         """Take on partitions, and leave all others.
@@ -88,6 +92,7 @@ class Checkpointer:
             The group's generation in which they are ours.
         """
         self._files = self._files or Checkpoints(self._storage, cluster, STATE_VERSION)
+        self._spare = None
         self._generation = generation
         # in turn, so that a batch waits for one copy at most
         step = self._every / max(len(places), 1)
@@ -131,26 +136,26 @@ class Checkpointer:
             return Room()
         course = self._courses[partition]
         if course.room is None:
-            course.room = self._writer.submit(Room, size)
+            course.room = self._writer.submit(self._make_room, size)
         if not course.room.done():
             return None
         room, course.room = course.room.result(), None
         return room
 
-    def take(self, partition: Partition, offset: int, state: State) -> None:
-        """Keep a copy of the state before ``offset`` until that is committed."""
+    def take(self, partition: Partition, offset: int, state: State, room: Room) -> None:
+        """Keep a copy of the state before ``offset``, in its room, until that is committed."""
         course = self._courses[partition]
         course.due = self._now() + self._every
         if offset > course.written:
-            course.taken = (offset, state)
+            course.taken = (offset, state, room)
 
     def committed(self, offsets: Mapping[Partition, int]) -> None:
         """Begin to write the checkpoints whose offsets are now committed."""
         for partition, offset in offsets.items():
             course = self._courses.get(partition)
             if course is not None and course.taken is not None and course.taken[0] <= offset:
-                (at, state), course.taken = course.taken, None
-                self._writing = self._writer.submit(self._try, course, at, state)
+                taken, course.taken = course.taken, None
+                self._writing = self._writer.submit(self._try, course, *taken)
 
     def write(self, partition: Partition, offset: int, state: State) -> None:
         """Write a checkpoint at a committed offset; return when it is on the storage.
@@ -174,11 +179,21 @@ class Checkpointer:
         course = self._courses.get(partition)
         return course is not None and course.written < offset
 
-    def _try(self, course: _Course, offset: int, state: State) -> None:
+    def _make_room(self, size: int) -> Room:
+        """Return the room of the copy written before, if it fits: new memory may be slow to get."""
+        spare, self._spare = self._spare, None
+        if spare is not None and size <= spare.size <= MOST_SPARE * size:
+            return spare
+        del spare
+        return Room(size)
+
+    def _try(self, course: _Course, offset: int, state: State, room: Room) -> None:
         try:
             self._write(course, offset, state)
         except EddyError as error:
             log.error("checkpoint not written; trying again later", why=str(error))
+        room.empty()
+        self._spare = room
 
     def _write(self, course: _Course, offset: int, state: State) -> None:
         files, needs = self._written(), list[str]()

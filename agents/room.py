@@ -23,6 +23,15 @@ class Room:
         self._memory.fill(0)
         self._taken = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self._memory)
+
+    def empty(self) -> None:
+        """Make room again: nobody reads the arrays any more that are in it."""
+        self._taken = 0
+
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Return an array to be written to; outside the room once that is full."""
         array: NDArray[Any]

@@ -279,7 +279,7 @@ class PipelineHandler(Handler):
         offset = self._done[partition]
         if self._checkpointer.behind(partition, offset):
             self._archiver.begin(partition)
-        self._checkpointer.take(partition, offset, self.pipeline.snapshot(partition, room))
+        self._checkpointer.take(partition, offset, self.pipeline.snapshot(partition, room), room)
         if self._committed.get(partition) == offset:
             self._checkpointer.committed({partition: offset})
 

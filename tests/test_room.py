@@ -52,6 +52,35 @@ def test_what_fits_lies_in_the_room() -> None:
     assert not np.shares_memory(outside, room._memory)
 
 
+def test_a_room_serves_again_when_its_copy_is_written_and_not_before(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as writer:
+        checkpointer = Checkpointer(
+            Storage(str(tmp_path)), Checkpoints(), writer, SpillSpace(str(tmp_path / "spill"))
+        )
+
+        def ready(size: int) -> Room:
+            while (room := checkpointer.room(PLACE, size)) is None:
+                writer.submit(lambda: None).result()
+            return room
+
+        def take(offset: int, room: Room) -> None:
+            values = room.copy(np.full(LARGE, offset, dtype=np.uint8))
+            checkpointer.take(PLACE, offset, {"spill": None, "values": values}, room)
+
+        checkpointer.begin("cluster", {PLACE: "topic"}, generation=0)
+        first = ready(LARGE)
+        take(1, first)
+        assert ready(LARGE) is not first  # its copy waits for the commit
+        checkpointer.committed({PLACE: 1})
+        again = ready(LARGE)
+        assert again is first
+        take(2, again)
+        checkpointer.committed({PLACE: 2})
+        assert ready(3 * LARGE).size == 3 * LARGE  # too small
+        found = {at: set(state["values"].tolist()) for at, state in checkpointer.found(PLACE, 2)}
+    assert found == {1: {1}, 2: {2}}
+
+
 def test_a_large_copy_waits_for_its_room_and_a_small_one_does_not(tmp_path: Path) -> None:
     busy = threading.Event()
     with ThreadPoolExecutor(1) as writer:

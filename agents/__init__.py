@@ -8,6 +8,6 @@ import os
 
 # A thread of OpenMP spins for a millisecond after its share of an operation, lest it be needed
 # again at once. Where the worker's other threads want its core, as while they pack a checkpoint, it
-# is not there when it is needed, and a batch takes twice as long. Those ten microseconds do as well.
-# The variable is read when PyTorch is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # noqa: RUF067 - before anything else
+# is not there when it is needed, and a batch takes twice as long. Ten microseconds do as well. The
+# variable is read when PyTorch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")

@@ -11,6 +11,9 @@ from agents.records import Floats
 QUANTILE = 0.98
 FEWEST = 10
 FLOOR = 1e-12
+ROUNDING = 1e-6
+"""Difference of scores, relative to their size and to that of a high one, that counts as none: how
+the last digits are rounded depends on the batch, and no score shall pass all those it ties with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class Tail:
     def p_values(self, scores: Floats) -> Floats:
         """Return the ``[n]`` chances that a normal window scores at least as high."""
         n = len(self.ordered)
+        scores = scores - ROUNDING * np.maximum(np.abs(scores), abs(self.start))
         at_least = n - np.searchsorted(self.ordered, scores, side="left")
         p = (1.0 + at_least) / (n + 1.0)
         beyond = np.maximum(scores - self.start, 0.0) / self.scale

@@ -21,6 +21,10 @@ LEAST_SCALE = 0.05
 """Least ``sigma`` in widths of the body, that of evenly spread scores: two large scores that happen
 to be alike do not make the tail end there."""
 
+ROUNDING = 1e-6
+"""Difference of scores, relative to their size and to that of a high one, that counts as none: how
+the last digits are rounded depends on the batch, and no score shall pass all those it ties with."""
+
 
 @dataclass(frozen=True)
 class Tail:
@@ -65,6 +69,7 @@ class Tail:
     def surprise(self, scores: Tensor) -> Tensor:
         """``-log p`` of scores ``[B]``, float64; grows with the score without bound."""
         values = scores.double().contiguous()
+        values = values - ROUNDING * torch.maximum(values.abs(), self.quantiles[-1].abs())
         place = torch.searchsorted(self.quantiles, values).clamp(1, len(self.quantiles) - 1)
         low, high = self.quantiles[place - 1], self.quantiles[place]
         width = (high - low).clamp(min=1e-300)

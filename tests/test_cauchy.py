@@ -72,6 +72,14 @@ def test_p_values_of_normal_scores_are_uniform(shape: str) -> None:
         assert 0.4 * level <= float((p <= level).double().mean()) <= 1.4 * level
 
 
+@pytest.mark.parametrize("ulps", [-4, 4])
+def test_a_score_that_is_rounded_otherwise_does_not_pass_those_that_it_ties_with(ulps: int) -> None:
+    known = (np.random.default_rng(0).integers(-50, 20, 2000) / 7).astype(np.float32)
+    tail = Tail.fit(torch.from_numpy(known))
+    given_, other = (torch.from_numpy(x) for x in (known, known + ulps * np.spacing(known)))
+    torch.testing.assert_close(tail.surprise(other), tail.surprise(given_), rtol=1e-4, atol=1e-4)
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
 def test_surprise_is_finite_and_rises_with_the_score(scores: list[float]) -> None:
     tail = Tail.fit(torch.tensor(scores))

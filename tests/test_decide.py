@@ -40,6 +40,14 @@ def test_p_values_fall_with_the_score_and_stay_positive() -> None:
     assert p.min() > 0
 
 
+@pytest.mark.parametrize("ulps", [-4, 4])
+def test_a_score_that_is_rounded_otherwise_does_not_pass_those_that_it_ties_with(ulps: int) -> None:
+    known = (np.random.default_rng(0).integers(-50, 20, 2000) / 7).astype(np.float32)
+    scores, other = known.astype(float), (known + ulps * np.spacing(known)).astype(float)
+    tail = Tail.fit(scores)
+    assert tail.p_values(other) == pytest.approx(tail.p_values(scores), rel=1e-4)
+
+
 def test_equal_scores_still_tell_a_larger_one_apart() -> None:
     tail = Tail.fit(np.zeros(500))
     p = tail.p_values(np.array([0.0, 0.5, 5.0]))

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from agents.records import Floats
+from detectors.tail import ROUNDING
 
 QUANTILE = 0.98
 FEWEST = 10
 FLOOR = 1e-12
-ROUNDING = 1e-6
-"""Difference of scores, relative to their size and to that of a high one, that counts as none: how
-the last digits are rounded depends on the batch, and no score shall pass all those it ties with."""
 
 
 @dataclass(frozen=True, slots=True)

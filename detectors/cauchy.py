@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import msgspec
 import torch
@@ -122,7 +123,7 @@ class CauchyCombination(Detector):
         trained = sum(isinstance(member.config, Training) for member in self._members.values())
         seconds = None if budget.seconds is None else budget.seconds / len(self._members)
         steps = None if budget.steps is None else budget.steps // max(1, trained)
-        return Budget(seconds, steps)
+        return replace(budget, seconds=seconds, steps=steps)
 
     def _calibrate(self, held_out: WindowBatch) -> None:
         self._held = held_out[-HELD:]

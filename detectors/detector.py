@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -44,11 +45,15 @@ class Budget:
     Attributes
     ----------
     seconds, steps
-        Limits on wall time and on optimiser steps; ``None`` leaves the detector's own epochs.
+        Limits on time and on optimiser steps; ``None`` leaves the detector's own epochs.
+    clock
+        Tells the seconds: wall time, or what a measurement that others must not disturb counts,
+        such as the time of the processor.
     """
 
     seconds: float | None = None
     steps: int | None = None
+    clock: Callable[[], float] = time.monotonic
 
 
 @dataclass

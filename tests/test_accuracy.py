@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -15,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.bench.accuracy import edges, series
-from agents.bench.accuracy.case import Bools, Floats, Rows
+from agents.bench.accuracy.case import Bools, Case, Floats, Rows
 from agents.bench.accuracy.cells import Cell, cell
 from agents.bench.accuracy.measures import best_threshold, event_f1
 from agents.bench.accuracy.methods import methods_for, run
@@ -97,6 +99,16 @@ def test_what_fails_says_so_and_is_tried_again(data: Path, tmp_path: Path) -> No
     assert "label" in failed.failure
     assert failed.average_precision == 0.0
     assert "label" in cell(tmp_path, data, TASK, "devnet", 0, 1000, 10.0).failure
+
+
+def endless(folder: Path, seed: int, rows: int) -> list[Callable[[], Case]]:
+    while True:
+        pass
+
+
+def test_what_takes_too_long_is_given_up_and_says_so(tmp_path: Path) -> None:
+    task = replace(TASK, cases=endless)
+    assert cell(tmp_path, tmp_path, task, "knn", 0, 10, 0.05).failure == "not done within 1 s"
 
 
 def test_the_command_prints_a_table_with_the_best_first(data: Path, tmp_path: Path) -> None:

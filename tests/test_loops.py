@@ -59,7 +59,7 @@ def test_training_does_no_more_than_its_budget(
 def test_a_limit_on_time_ends_training_within_an_epoch() -> None:
     training = stage(epochs=5)
     ticks = itertools.count()
-    run = Run(0, Budget(seconds=6.5), FitReport(), clock=lambda: float(next(ticks)))
+    run = Run(0, Budget(seconds=6.5, clock=lambda: float(next(ticks))), FitReport())
     training = Stage(training.model, training.settings, run)
     train(training, draw, square(training))
     assert run.report.stopped == "budget"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Generic, Literal, Self, TypeVar
@@ -91,12 +90,11 @@ class Run:
     budget: Budget
     report: FitReport
     trained: bool = False
-    clock: Callable[[], float] = time.monotonic
     steps: int = 0
     started: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.started = self.clock()
+        self.started = self.budget.clock()
         self.report.losses, self.report.trimmed = [], 0
 
     @classmethod
@@ -107,7 +105,7 @@ class Run:
     def spent(self, share: float = 1.0) -> bool:
         """Whether ``share`` of the budget is used up."""
         seconds, steps = self.budget.seconds, self.budget.steps
-        late = seconds is not None and self.clock() - self.started >= share * seconds
+        late = seconds is not None and self.budget.clock() - self.started >= share * seconds
         return late or (steps is not None and self.steps >= share * steps)
 
 

@@ -1,9 +1,15 @@
-"""Cells: one method on one data set with one seed, each a file that is not measured again."""
+"""Cells: one method on one data set with one seed, each a file that is not measured again.
+
+Times are those of the processor, and so are limits, so that other work on the machine changes
+neither a time nor what a method reaches within its limit.
+"""
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import resource
+import signal
 from collections import defaultdict
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,7 +26,7 @@ from schemas.errors import EddyError
 LEAST_SECONDS = 1.0
 """Time to fit in of a case whose task has many."""
 
-GRACE = 10.0
+GRACE = 10
 """Times the seconds of a fit after which a cell is given up: not every method knows a limit."""
 
 
@@ -86,22 +92,23 @@ def _apart(empty: Cell, task: Task, data: Path) -> Cell:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(there, empty, task, data))
+    limit = math.ceil(GRACE * empty.seconds)
+    process = context.Process(target=_measure, args=(there, limit, empty, task, data))
     process.start()
     there.close()
-    limit = GRACE * empty.seconds
     try:
-        measured: Cell | None = here.recv() if here.poll(limit) else None
+        measured: Cell | None = here.recv()
     except EOFError:
-        measured = msgspec.structs.replace(empty, failure="the process died, of memory perhaps")
-    process.kill()
+        measured = None
     process.join()
-    late = f"not done within {limit:g} s"
-    return measured or msgspec.structs.replace(empty, failure=late)
+    late = process.exitcode == -signal.SIGXCPU
+    failure = f"not done within {limit} s" if late else "the process died, of memory perhaps"
+    return measured or msgspec.structs.replace(empty, failure=failure)
 
 
-def _measure(answer: Connection, empty: Cell, task: Task, data: Path) -> None:
+def _measure(answer: Connection, limit: int, empty: Cell, task: Task, data: Path) -> None:
     on_one_core()
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
     try:
         answer.send(_means(empty, task, data))
     except (EddyError, ValueError, RuntimeError) as error:

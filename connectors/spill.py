@@ -230,8 +230,9 @@ class Spill:
         return copy
 
     def close(self) -> None:
-        """Remove it."""
-        self._db.close()
+        """Remove it, even from a disk that no longer works."""
+        with suppress(Exception):  # closing writes out what is in memory
+            self._db.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

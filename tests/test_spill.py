@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,25 @@ def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SetupError, match=r"state\.spill: cannot use .*file.*local disk"):
         SpillSpace(str(tmp_path / "file")).new()
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """Files of this process that may not grow over 100 KB, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_is_an_error_and_not_a_loss(tmp_path: Path) -> None:
+    spill = made(tmp_path)
+    values = [os.urandom(1000) for _ in range(100)]
+    with pytest.raises(SetupError, match=r"state\.spill: .* does not work .*disk is full"):
+        for turn in range(10_000):
+            spill.put([b"%d-%d" % (turn, at) for at in range(100)], values)
+    spill.close()
 
 
 def test_damage_on_the_disk_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ class Peer(NamedTuple):
 
     ``make`` takes a seed and the number of columns; ``brief`` are the settings with which it hardly
     trains, for who only times how it scores, and ``equal`` those with which the twin takes as many
-    steps to score or has a network of the same widths.
+    steps to score or has a network of the same widths. ``scaled`` are those who get rows by way of
+    a ``StandardScaler``, since they do not scale by themselves and need it.
     """
 
     module: str
@@ -33,6 +34,7 @@ class Peer(NamedTuple):
     brief: Mapping[str, Any] = MappingProxyType({})
     equal: Mapping[str, Any] = MappingProxyType({})
     labels: bool = False
+    scaled: bool = False
 
     def create(self, seed: int, columns: int, *, brief: bool = False) -> Any:
         """Make one that is not fitted.
@@ -96,6 +98,7 @@ PYOD = {
 }
 """Those whose accuracy is measured."""
 
+_MO_GAAL = Peer("mo_gaal", "MO_GAAL", "mogaal", brief={"stop_epochs": 1}, equal={"hidden": 46})
 TWINS = [
     *(peer for peer in PYOD.values() if peer.twin),
     Peer("loda", "LODA", "loda"),
@@ -108,6 +111,7 @@ TWINS = [
         equal={"search": 20, "restarts": 1},
     ),
     Peer("ae1svm", "AE1SVM", "ae1svm", brief={"epochs": 1}),
-    Peer("mo_gaal", "MO_GAAL", "mogaal", brief={"stop_epochs": 1}, equal={"hidden": 46}),
+    _MO_GAAL,
+    _MO_GAAL._replace(scaled=True),
 ]
 """Those whose method is here as well: how fast they score is compared."""

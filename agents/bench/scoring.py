@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
+import numpy as np
+from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from agents.bench import peers
@@ -84,19 +86,21 @@ def measure_scoring(
 
 def beside_twin(peer: peers.Peer, repeats: int, say: Callable[[str], None]) -> Twins:
     """Let a detector and its twin score the same records in turn, both as they come, on the CPU."""
-    say(f"{peer.twin} beside pyod {peer.name}")
+    name = f"StandardScaler and {peer.name}" if peer.scaled else peer.name
+    say(f"{peer.twin} beside pyod {name}")
     ours = prepared(peer.twin, **peer.equal)
     n, known = (FEW, FEW) if ours.detector.caps.cost == "iterative" else (BACKLOG, FIT_ON)
     rows = ours.windows(known).num[:, 0].double().numpy()
+    scale = StandardScaler().fit(rows).transform if peer.scaled else np.asarray
     theirs = peer.create(0, rows.shape[1], brief=True)
     labels = few_labels(ours.detector.caps)
-    peers.fit(theirs, rows, None if labels is None else labels == 1)
+    peers.fit(theirs, scale(rows), None if labels is None else labels == 1)
     batch = ours.windows(n)
     rows = batch.num[:, 0].double().numpy()
     calls: list[Callable[[], object]] = [
         partial(ours.score, batch),
-        partial(peers.scores, theirs, rows),
+        lambda: peers.scores(theirs, scale(rows)),
     ]
     seconds = side_by_side(calls, repeats)
     rates = [n / s for s in seconds]
-    return Twins(detector=peer.twin, peer=peer.name, ours=rates[0], theirs=rates[1], windows=n)
+    return Twins(detector=peer.twin, peer=name, ours=rates[0], theirs=rates[1], windows=n)

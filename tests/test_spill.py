@@ -111,9 +111,13 @@ def small_disk() -> Iterator[None]:
 def test_a_full_disk_is_an_error_and_not_a_loss(tmp_path: Path) -> None:
     spill = made(tmp_path)
     values = [os.urandom(1000) for _ in range(100)]
-    with pytest.raises(SetupError, match=r"state\.spill: .* does not work .*disk is full"):
+
+    def fill() -> None:
         for turn in range(10_000):
             spill.put([b"%d-%d" % (turn, at) for at in range(100)], values)
+
+    with pytest.raises(SetupError, match=r"state\.spill: .* does not work .*disk is full"):
+        fill()
     spill.close()
 
 

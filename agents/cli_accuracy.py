@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from agents.bench.accuracy.cells import cell
+from agents.bench.accuracy.csv_files import write_cells
 from agents.bench.accuracy.methods import methods_for
-from agents.bench.accuracy.report import condensed, headline, report
+from agents.bench.accuracy.report import by_suite, condensed, headline, report
 from agents.bench.accuracy.tasks import SUITES, TASKS
 from agents.cli_bench import FOLDER
 from agents.options import echo_json, json_option
@@ -28,6 +29,12 @@ from agents.options import echo_json, json_option
 @click.option("--seeds", default=3, show_default=True, help="Repetitions.")
 @click.option("--rows", default=10_000, show_default=True, help="Rows to fit on, and to test.")
 @click.option("--seconds", default=20.0, show_default=True, help="Time to fit in.")
+@click.option(
+    "--csv",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Also write all measures to a file for each suite in this folder.",
+)
 @json_option
 def accuracy(
     data: Path,
@@ -36,6 +43,7 @@ def accuracy(
     seeds: int,
     rows: int,
     seconds: float,
+    folder: Path | None,
     as_json: bool,
 ) -> None:
     """Measure how well detectors rank public labelled data, beside those of pyod.
@@ -57,6 +65,8 @@ def accuracy(
                 what = one.failure or f"{headline(one):.3f}"
                 click.echo(f"{task.suite}/{task.name} {name} {seed}: {what}", err=True)
                 found.append(one)
+    if folder is not None:
+        write_cells(folder, by_suite(found))
     if as_json:
         echo_json(found)
     else:

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from agents.bench.accuracy import edges, series
 from agents.bench.accuracy.case import Bools, Case, Floats, Rows
 from agents.bench.accuracy.cells import Cell, cell
+from agents.bench.accuracy.csv_files import read_cells, write_cells
 from agents.bench.accuracy.measures import best_threshold, event_f1
 from agents.bench.accuracy.methods import methods_for, run
 from agents.bench.accuracy.online import STREAM_PEERS
-from agents.bench.accuracy.report import condensed, report
+from agents.bench.accuracy.report import by_suite, condensed, report
 from agents.bench.accuracy.sessions import STEPS, Sessions
 from agents.bench.accuracy.splits import LABELLED, few_labels, half_of_normals
 from agents.bench.accuracy.table import MANY, Table
@@ -137,6 +138,16 @@ def test_the_best_of_each_sort_is_told() -> None:
     records, logs = condensed(cells).splitlines()[2:]
     assert "`svdd` 0.300 | `knn` 0.500 | `pyod:ecod` 0.200" in records
     assert "`ffp` 0.900 | – | – |" in logs
+
+
+def test_cells_come_back_from_their_files(tmp_path: Path) -> None:
+    cells = [
+        measured(method="knn", average_precision=0.5, tested=10),
+        measured(method="pca", failure="too slow, by far"),
+        measured(suite="series", task="nab", vus_pr=0.25, event_f1=0.0, stopped="a, b"),
+    ]
+    write_cells(tmp_path, by_suite(cells))
+    assert read_cells(tmp_path) == cells
 
 
 def test_every_suite_has_methods_of_ours_and_peers() -> None:

@@ -17,7 +17,7 @@ def report(cells: Iterable[Cell]) -> str:
 
     By VUS-PR for series, by average precision elsewhere.
     """
-    return "\n\n".join(_suite(name, found) for name, found in _by_suite(cells).items())
+    return "\n\n".join(_suite(name, found) for name, found in by_suite(cells).items())
 
 
 def condensed(cells: Iterable[Cell]) -> str:
@@ -27,7 +27,7 @@ def condensed(cells: Iterable[Cell]) -> str:
     highest mean over the data sets of the suite.
     """
     lines = ["| data | measure | best deep | best classical | best peer |", "|---|---|---|---|---|"]
-    for name, found in _by_suite(cells).items():
+    for name, found in by_suite(cells).items():
         mean = _means(found)
         best = {}
         for method in sorted(mean, key=lambda method: mean[method]):
@@ -36,6 +36,14 @@ def condensed(cells: Iterable[Cell]) -> str:
         sets = ", ".join(dict.fromkeys(one.task for one in found))
         lines.append(f"| {name}: {sets} | {_measure(name)} | {' | '.join(texts)} |")
     return "\n".join(lines)
+
+
+def by_suite(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """Group cells; suites in the order of their first cells."""
+    found_in: dict[str, list[Cell]] = defaultdict(list)
+    for found in cells:
+        found_in[found.suite].append(found)
+    return found_in
 
 
 def sort_of(method: str) -> Literal["deep", "classical", "peer"]:
@@ -47,13 +55,6 @@ def sort_of(method: str) -> Literal["deep", "classical", "peer"]:
 
 def _measure(suite: str) -> str:
     return "VUS-PR" if suite == "series" else "average precision"
-
-
-def _by_suite(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
-    by_suite: dict[str, list[Cell]] = defaultdict(list)
-    for found in cells:
-        by_suite[found.suite].append(found)
-    return by_suite
 
 
 def _rows(cells: list[Cell]) -> dict[str, dict[str, list[Cell]]]:

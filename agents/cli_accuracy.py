@@ -25,6 +25,7 @@ from agents.options import echo_json, json_option
 @click.option(
     "--suite", "suites", multiple=True, type=click.Choice(SUITES), help="All, by default."
 )
+@click.option("--task", "sets", multiple=True, help="A data set of a suite, instead of all.")
 @click.option("--method", "names", multiple=True, help="A detector, or a peer such as pyod:ecod.")
 @click.option("--seeds", default=3, show_default=True, help="Repetitions.")
 @click.option("--rows", default=10_000, show_default=True, help="Rows to fit on, and to test.")
@@ -39,6 +40,7 @@ from agents.options import echo_json, json_option
 def accuracy(
     data: Path,
     suites: tuple[str, ...],
+    sets: tuple[str, ...],
     names: tuple[str, ...],
     seeds: int,
     rows: int,
@@ -55,6 +57,11 @@ def accuracy(
       eddy bench accuracy --data DATA --suite records --method knn --method pyod:ecod
     """  # noqa: D301
     tasks = [task for task in TASKS if task.suite in (suites or SUITES)]
+    tasks = [task for task in tasks if not sets or task.name in sets]
+    if not tasks:
+        known = ", ".join(dict.fromkeys(task.name for task in TASKS))
+        msg = f"--task {', '.join(sets)}: not in these suites; there are {known}"
+        raise click.UsageError(msg)
     for task in tasks:
         task.find(data)
     found = []

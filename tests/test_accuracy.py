@@ -116,7 +116,9 @@ def test_the_command_prints_a_table_with_the_best_first(data: Path, tmp_path: Pa
     options = ["--data", str(data), "--suite", "weak", "--method", "knn"]
     with CliRunner().isolated_filesystem(tmp_path):
         missing = CliRunner().invoke(accuracy, options)
+        unknown = CliRunner().invoke(accuracy, [*options, "--task", "thyroid"])
     assert "no such file" in str(missing.exception)
+    assert "thyroid: not in these suites; there are annthyroid, " in unknown.output
     cells = [
         measured(method="knn", average_precision=0.5),
         measured(method="pca", average_precision=0.9),

@@ -10,8 +10,9 @@ from torch import Tensor
 from detectors.batch import WindowBatch
 
 IQR_TO_SIGMA = 1.349
-TAIL = 1e-3
-"""Share of the values at either end that count as no further out than the one next to them."""
+TAIL, REACH = 1e-3, 10.0
+"""Share of the values at either end that is the tail, and how many times as far from the median as
+its beginning a value may count: rare values that are normal widen the scale, few outliers hardly."""
 
 SAMPLE = 200_000
 """Steps whose quantiles are exact enough."""
@@ -20,10 +21,11 @@ SAMPLE = 200_000
 class RobustScaler:
     """``(x - median) / scale``, clipped to ±100; missing numbers become 0.
 
-    The scale is the IQR / 1.349 or, where it is larger, the standard deviation with both tails of
-    0.1 % winsorised: heavy tails that are normal do not look like anomalies, and few outliers do
-    not stretch it. A feature that neither tells falls back to its standard deviation, a constant
-    one to 1, so that a value never seen before still stands out instead of dividing by zero.
+    The scale is the IQR / 1.349 or, where it is larger, the standard deviation of values winsorised
+    at ``REACH`` times the 0.1 % and 99.9 % quantiles from the median: heavy tails that are normal
+    do not look like anomalies, and outliers that are one in 2,000 stretch it by a quarter at most.
+    A feature that neither tells falls back to its standard deviation, a constant one to 1, so that
+    a value never seen before still stands out instead of dividing by zero.
     """
 
     limit: ClassVar[float] = 100.0
@@ -47,6 +49,7 @@ class RobustScaler:
         filled = torch.where(values.isnan(), median, values)
         unit = (third - first) / IQR_TO_SIGMA
         if cls.tails:
+            low, high = (median + REACH * (end - median) for end in (low, high))
             unit = torch.maximum(unit, filled.clamp(low, high).std(dim=0, correction=0))
         spread = filled.std(dim=0, correction=0)
         tiny = 1e-6 * (1.0 + median.abs())

@@ -10,9 +10,12 @@ from torch import Tensor
 from detectors.batch import WindowBatch
 
 IQR_TO_SIGMA = 1.349
-TAIL, REACH = 1e-3, 10.0
-"""Share of the values at either end that is the tail, and how many times as far from the median as
-its beginning a value may count: rare values that are normal widen the scale, few outliers hardly."""
+TAIL = 1e-3
+"""Share of the values at either end that is the tail."""
+
+REACH = 10.0
+"""How many times as far from the median as the tail begins a value may count: rare values that are
+normal widen the scale, and few outliers hardly do."""
 
 SAMPLE = 200_000
 """Steps whose quantiles are exact enough."""

@@ -20,6 +20,10 @@ from pathlib import Path
 import click
 import pytest
 
+from agents.bench.accuracy.csv_files import read_cells
+from agents.bench.accuracy.methods import methods_for
+from agents.bench.accuracy.report import by_suite, condensed
+from agents.bench.accuracy.tasks import TASKS
 from agents.cli import eddy
 from agents.cli_tools import detector_table
 from connectors.synthetic import GENERATORS
@@ -227,3 +231,16 @@ def test_every_named_file_and_folder_exists() -> None:
 def test_the_table_of_detectors_is_that_of_the_catalogue() -> None:
     caps = [detector_class(name).caps for name in sorted(CATALOGUE)]
     assert detector_table(caps) in README, "run: eddy detectors --markdown"
+
+
+def test_the_table_of_accuracy_is_that_of_the_measured_cells() -> None:
+    cells = read_cells(ROOT / "tests/accuracy")
+    assert cells
+    assert condensed(cells) in README, "write there what condensed() makes of tests/accuracy"
+
+
+def test_no_row_of_the_measured_suites_is_empty() -> None:
+    for suite, cells in by_suite(read_cells(ROOT / "tests/accuracy")).items():
+        measured = {(one.task, one.method) for one in cells if not one.failure}
+        tasks = [task.name for task in TASKS if task.suite == suite]
+        assert set(itertools.product(tasks, methods_for(suite))) <= measured

@@ -168,7 +168,7 @@ def fitted_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[by
     """A storage with a model, and what a worker with room for all makes of the records."""
     folder = tmp_path_factory.mktemp("storage")
     registry = Registry(Storage(folder))
-    registry.promote("payments", "pca", registry.save(model(seed=1)))
+    registry.promote("payments", "ecod", registry.save(model(seed=1)))
     worker = Spilling(folder, made())
     worker.take_on(0)
     events = scored(worker.feed(0, 3000))

@@ -115,6 +115,8 @@ class Drive:
         self._turn = asyncio.Lock()
         self._slots = asyncio.Semaphore(UNACKNOWLEDGED)
         self._last: asyncio.Task[None] | None = None
+        # whether a batch of this assignment was not delivered: none after it may count as done
+        self._gap = False
         self._idle_at = time.monotonic()
         self._awake_at = time.monotonic()
         self._stopping = False
@@ -129,6 +131,7 @@ class Drive:
     def next_epoch(self) -> None:
         """Begin another assignment: drop all waiting fetches, and the results under way."""
         self.epoch += 1
+        self._gap = False
         self.given.clear()
         self._inbox.clear()
 
@@ -248,7 +251,7 @@ class Drive:
             if before is not None:
                 await asyncio.wait([before])
             self._look_at_clock()
-            if self.failure is None and epoch == self.epoch:
+            if not self._gap and epoch == self.epoch:
                 committed = await self._delivery.deliver(batch)
                 if epoch == self.epoch:
                     for partition, position in batch.positions.items():
@@ -256,9 +259,12 @@ class Drive:
                     # at once: nobody may find them done and commit them a second time
                     self._commits.book(committed)
         except Lost as error:
-            if epoch == self.epoch and not self._stopping:
-                self._commits.lost(error)
+            if epoch == self.epoch:
+                self._gap = True
+                if not self._stopping:
+                    self._commits.lost(error)
         except Exception as error:
+            self._gap = True
             self.fail(error)
         finally:
             self._slots.release()

@@ -128,8 +128,8 @@ class MultipleInstanceRanking(Detector):
         sources=("BAGS",),
         waived={
             "blames_the_step": (
-                "an instance is the stretch of steps that ends with a step, so that blame falls on "
-                "the end of the stretch that stands out most, a few steps after what is odd in it"
+                "only whole sessions are labelled, and one instance in each is taught: any stretch "
+                "of steps that holds what is odd does, and where in it that lies is never asked"
             ),
         },
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from detectors import Budget
 from detectors.checks.sense import ranking
 from detectors.checks.sources import sample
-from detectors.mil import MultipleInstanceRanking, ranking_loss
+from detectors.mil import Bags, MultipleInstanceRanking, ranking_loss
 
 REAL = torch.ones(1, 3, dtype=torch.bool)
 
@@ -34,11 +36,26 @@ def test_a_constant_costs_the_whole_margin() -> None:
     assert ranking_loss(half, half, REAL, 0.0, 1.0).tolist() == [2.5]
 
 
-def test_padding_wins_nothing_and_is_not_rough() -> None:
+def test_padding_is_not_rough() -> None:
     positive = torch.tensor([[0.2, 0.8, 0.0]])
     real = torch.tensor([[True, True, False]])
     rough = ranking_loss(positive, torch.zeros(1, 3), real, 1.0, 0.0)
     assert rough.item() == pytest.approx(0.2 + 0.36)
+
+
+@torch.no_grad()
+def test_what_lies_under_the_mask_never_wins(fitted: MultipleInstanceRanking) -> None:
+    data, net = sample("BAGS"), fitted._net.eval()
+    odd, other = (fitted._prepare(x[:64]) for x in (data.anomalous, data.normal))
+    whole = net(odd)
+    cut = torch.arange(odd.steps) < whole.argmax(dim=1, keepdim=True)  # the best step and on
+    assert (whole.amax(dim=1) > net(replace(odd, mask=cut)).amax(dim=1)).all()
+    for part, bags in (("positive", Bags(odd, other)), ("negative", Bags(other, odd))):
+        hidden = bags._replace(**{part: replace(odd, mask=cut)})
+        blank = replace(odd, mask=cut, num=odd.num * cut.unsqueeze(2))
+        assert not torch.allclose(fitted._loss(hidden), fitted._loss(bags))
+        expected = fitted._loss(bags._replace(**{part: blank}))
+        torch.testing.assert_close(fitted._loss(hidden), expected)
 
 
 def test_each_labelled_bag_is_beside_all_others() -> None:

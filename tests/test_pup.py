@@ -103,6 +103,7 @@ def test_few_sequences_make_the_partition_too_small() -> None:
     many = [log_partition(*pair) for pair in parts(rewards, chances, 500)]
     low, near = (float(torch.stack(found).mean()) for found in (few, many))
     assert low < near < toy.exact() + 0.01
+    assert RewardInference.Config().batch >= 256
 
 
 def test_the_gradient_of_the_partition_has_weights_that_sum_to_one() -> None:

@@ -47,6 +47,27 @@ def test_without_skips_it_is_a_plain_recurrent_network() -> None:
 
 
 @torch.no_grad()
+def test_one_member_without_skips_is_a_plain_recurrent_autoencoder() -> None:
+    torch.manual_seed(0)
+    net, x = SkipAutoencoder(1, 4, 6, 9, 3, shared=False), torch.randn(5, 9, 4)
+    encoder, decoder = nn.RNN(4, 6, batch_first=True), nn.RNN(6, 6, batch_first=True)
+    for ours, known in ((plain(net.encoder), encoder), (plain(net.decoder), decoder)):
+        assert ours.read.bias is not None
+        state = known.state_dict()
+        state["weight_ih_l0"].copy_(ours.read.weight[0].T)
+        state["weight_hh_l0"].copy_(ours.recur.weight[0].T)
+        state["bias_ih_l0"].copy_(ours.read.bias[0, 0])
+        state["bias_hh_l0"].zero_()
+    code = encoder(x)[1]
+    states = decoder(code[0].unsqueeze(1).expand(-1, 9, -1), code)[0]
+    assert net.head.bias is not None
+    backwards = states @ net.head.weight[0] + net.head.bias[0]
+    everything = torch.ones(5, 9, dtype=torch.bool)
+    copies = net.decode(net.encode(x, everything), everything)
+    torch.testing.assert_close(copies[0], backwards.flip(1))
+
+
+@torch.no_grad()
 def test_states_of_each_member_by_hand() -> None:
     torch.manual_seed(0)
     members, steps = 4, 7

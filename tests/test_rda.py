@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from detectors import Budget, WindowBatch, as_batch
+from detectors.ae import Autoencoder
 from detectors.checks.sense import ranking
 from detectors.checks.sources import sample
 from detectors.checks.subject import small
+from detectors.nets.autoencoder import DenseAutoencoder
 from detectors.rda import TIE_BREAKER, Penalty, RobustAutoencoder, shrink
 
 SMALL: dict[str, Any] = {"code": 4, "batch": 64, "learning_rate": 1e-2}
@@ -84,6 +87,23 @@ def test_beyond_a_huge_threshold_it_is_a_plain_autoencoder() -> None:
     rows = detector._rows(detector._prepare(data))
     plain = TIE_BREAKER * (rows - detector._net(rows)).abs().mean(dim=1)
     torch.testing.assert_close(detector.score(data).score, plain)
+
+
+class Plain(Autoencoder):
+    """The plain autoencoder, with the network of the robust one."""
+
+    def _network(self, columns: int) -> nn.Module:
+        return DenseAutoencoder(columns, (64,), 4, activation=nn.Sigmoid)
+
+
+def test_beyond_a_huge_threshold_it_learns_what_a_plain_autoencoder_learns() -> None:
+    data, budget = sample("SUBSPACE").train, Budget(steps=28)  # one epoch, after which both judge
+    robust = RobustAutoencoder(seed=3, threshold=1e6, **SMALL).fit(data, budget=budget)
+    plain = Plain(seed=3, trim=0.0, whiten=False, **SMALL).fit(data, budget=budget)
+    for name, tensor in plain._net.state_dict().items():
+        torch.testing.assert_close(robust._net.state_dict()[name], tensor)
+    flagging = RobustAutoencoder(seed=3, threshold=0.1, **SMALL).fit(data, budget=Budget(steps=90))
+    assert flagging.report.trimmed
 
 
 def test_anomalies_in_the_training_data_are_not_learned() -> None:

@@ -51,11 +51,17 @@ def test_the_centre_is_the_mean_code_kept_off_zero() -> None:
 
 def test_the_centre_stays_while_codes_are_drawn_to_it() -> None:
     data = sample("SUBSPACE")
-    detector = DeepSvdd(**SMALL).fit(data.train, budget=Budget(steps=300))
+    # as much pre-training, and then little or much training
+    first, detector = (
+        DeepSvdd(**SMALL, pretrain_epochs=2, epochs=epochs).fit(data.train) for epochs in (1, 20)
+    )
     centre, before = detector._centre.clone(), detector.score(data.normal).score.mean()
+    assert torch.equal(first._centre, centre)
+    assert float(centre.abs().min()) >= 0.1 * (1 - 1e-6)
+    assert float(before) < 0.7 * float(first.score(data.normal).score.mean())
+    assert detector.report.losses[-1] < 0.5 * detector.report.losses[0]
     detector.partial_fit(data.train)
     assert torch.equal(detector._centre, centre)
-    assert float(centre.abs().min()) >= LEAST_COORDINATE * (1 - 1e-6)
     assert float(detector.score(data.normal).score.mean()) < float(before)
     drawn_in = detector.report.losses
     assert drawn_in[-1] < drawn_in[0]

@@ -136,9 +136,15 @@ def _for_source(caps: Capabilities, source: Any) -> list[_Function]:
         chosen.append(sense.rises_with_the_anomaly)
     if caps.per_feature and data.features + data.fields > 1:
         chosen.append(sense.blames_the_feature)
-    if caps.per_step and data.steps > 1:
+    if caps.per_step and (data.steps > 1 or _to_cut(caps) == source):
         chosen.append(sense.blames_the_step)
     return chosen
+
+
+def _to_cut(caps: Capabilities) -> str:
+    """Name the source of records that tells about steps, cut up, of who names no other source."""
+    of_records = all(sample(source).normal.steps == 1 for source in caps.sources)
+    return caps.sources[0] if "series" in caps.kinds and of_records else ""
 
 
 def _check(subject: Subject, function: _Function, data: str, name: str) -> Check:

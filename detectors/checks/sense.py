@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detectors.batch import NEW, WindowBatch
 from detectors.capabilities import Source
-from detectors.checks.sources import sample
+from detectors.checks.sources import Sample, in_steps, sample
 from detectors.checks.subject import QUICK, Subject, require, small
 from detectors.detector import DESCRIPTION, WEIGHTS, Description, Detector
 
@@ -50,7 +50,7 @@ def ranking(normal: Tensor, anomalous: Tensor) -> float:
 
 def rises_with_the_anomaly(subject: Subject, source: Source) -> None:
     """Require that mean scores do not fall as one number moves away from what it was."""
-    detector, data = subject.trained(source), _probes(source)
+    detector, data = subject.trained(source), _probes(sample(source))
     ramps = zip(
         *(_corruptions(data, _middle(data), data.features - 1, s) for s in SIZES), strict=True
     )
@@ -63,39 +63,56 @@ def rises_with_the_anomaly(subject: Subject, source: Source) -> None:
 
 
 def blames_the_feature(subject: Subject, source: Source) -> None:
-    """Require that attribution peaks, on average, at the one feature that was corrupted.
-
-    Labels teach that some features do not matter: there, the corruption that raises the score
-    most is the one to be found.
-    """
-    detector, data = subject.trained(source), _probes(source)
+    """Require that attribution peaks, on average, at the one feature that was corrupted."""
+    detector, data = subject.trained(source), _probes(sample(source))
     trials = [
-        (float(detector.score(corrupted).score.mean()), feature, corrupted)
+        (feature, corrupted)
         for feature in range(data.features + data.fields)
         for corrupted in _corruptions(data, _middle(data), feature)
     ]
-    if detector.caps.uses_labels:
-        trials = [max(trials, key=lambda trial: trial[0])]
-    for _, feature, corrupted in trials:
+    for feature, corrupted in _telling(detector, trials):
         shares = _attribution(detector, corrupted, "feature").sum(dim=1).mean(dim=0)
         peak = int(shares.argmax())
         require(peak == feature, f"feature {feature} was corrupted, {_told(peak, shares)}")
 
 
 def blames_the_step(subject: Subject, source: Source) -> None:
-    """Require that attribution peaks, on average, at the one step that was corrupted."""
-    detector, data = subject.trained(source), _probes(source)
+    """Require that attribution peaks, on average, at the one step that was corrupted.
+
+    A source of records is cut into steps.
+    """
+    if sample(source).normal.steps > 1:
+        detector, data = subject.trained(source), _probes(sample(source))
+    else:
+        detector, data = subject.learn(in_steps(source)), _probes(in_steps(source))
     reach = int(data.lengths.min())
-    for step in (reach // 4, reach // 2, 3 * reach // 4):
-        for corrupted in _corruptions(data, step, 0):
-            shares = _attribution(detector, corrupted, "step").mean(dim=0)
-            peak = int(shares.argmax())
-            require(peak == step, f"step {step} was corrupted, {_told(peak, shares)}")
+    trials = [
+        (step, corrupted)
+        for step in (reach // 4, reach // 2, 3 * reach // 4)
+        for corrupted in _corruptions(data, step, 0)
+    ]
+    for step, corrupted in _telling(detector, trials):
+        shares = _attribution(detector, corrupted, "step").mean(dim=0)
+        peak = int(shares.argmax())
+        require(peak == step, f"step {step} was corrupted, {_told(peak, shares)}")
 
 
-def _probes(source: Source) -> WindowBatch:
+def _telling(
+    detector: Detector, trials: list[tuple[int, WindowBatch]]
+) -> list[tuple[int, WindowBatch]]:
+    """Leave the corruptions that attribution has to find.
+
+    Labels teach that some numbers do not matter: of who needs them, that is the corruption that
+    raises the score most.
+    """
+    if not detector.caps.min_labels:
+        return trials
+    return [max(trials, key=lambda trial: float(detector.score(trial[1]).score.mean()))]
+
+
+def _probes(data: Sample) -> WindowBatch:
     """Return some of the longer normal windows."""
-    normal = sample(source).normal
+    normal = data.normal
     return normal[normal.lengths >= normal.lengths.median()][:PROBES]
 
 

@@ -19,6 +19,7 @@ from detectors.batch import WindowBatch, as_batch, events
 from detectors.capabilities import Source
 
 TRAIN, TEST = 2000, 500
+STEPS = 4
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
@@ -37,6 +38,19 @@ class Sample:
 def sample(source: Source) -> Sample:
     """Draw ``source``; the same every time."""
     return _SOURCES[source](np.random.default_rng(20_200_707))
+
+
+@functools.cache
+def in_steps(source: Source) -> Sample:
+    """Return ``source``, its records cut into windows of ``STEPS`` steps: what is there for records
+    is there for who takes the steps of a window for one record, and steps can be blamed."""
+    data = sample(source)
+    parts = (_cut(part) for part in (data.train, data.normal, data.anomalous))
+    return Sample(*parts, data.labels)
+
+
+def _cut(records: WindowBatch) -> WindowBatch:
+    return as_batch(records.num.reshape(len(records), STEPS, -1))
 
 
 def _numbers(draw: Callable[[int], Floats], anomalous: Floats) -> Sample:

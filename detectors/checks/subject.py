@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detectors.batch import NEW, WindowBatch
 from detectors.capabilities import Source
-from detectors.checks.sources import sample
+from detectors.checks.sources import Sample, sample
 from detectors.detector import Budget, Detector
 from detectors.scores import Scores
 
@@ -112,10 +112,13 @@ class Subject:
     def trained(self, source: Source) -> Detector:
         """Return a detector that has learned ``source``; leave it as it is."""
         if source not in self._trained:
-            data = sample(source)
-            labels = self.labels(len(data.train)) if data.labels is None else data.labels
-            self._trained[source] = self.new().fit(data.train, labels, budget=self.budget)
+            self._trained[source] = self.learn(sample(source))
         return self._trained[source]
+
+    def learn(self, data: Sample) -> Detector:
+        """Fit a new detector with all the training that it needs."""
+        labels = self.labels(len(data.train)) if data.labels is None else data.labels
+        return self.new().fit(data.train, labels, budget=self.budget)
 
 
 _VOCAB = {

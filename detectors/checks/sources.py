@@ -42,8 +42,11 @@ def sample(source: Source) -> Sample:
 
 @functools.cache
 def in_steps(source: Source) -> Sample:
-    """Return ``source``, its records cut into windows of ``STEPS`` steps: what is there for records
-    is there for who takes the steps of a window for one record, and steps can be blamed."""
+    """Return ``source``, its records cut into windows of ``STEPS`` steps.
+
+    Who reads the steps of a window as one record can tell what it can in records, and which step
+    it is.
+    """
     data = sample(source)
     parts = (_cut(part) for part in (data.train, data.normal, data.anomalous))
     return Sample(*parts, data.labels)

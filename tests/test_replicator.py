@@ -60,7 +60,7 @@ def test_the_levels_of_some_unit_vary_less_inside_a_blob_than_over_all_data() ->
     # unit by unit: of cells of all units nearly every window has one of its own
     told = [
         entropy(unit) - sum(entropy(unit[blob == b]) for b in range(3)) / 3
-        for unit in levels.split(1, dim=1)
+        for unit in torch.split(levels, 1, dim=1)
     ]
     assert max(told) > 0.3  # of log 3 = 1.1 nats that tell three blobs apart
     assert sum(told) > 0.6

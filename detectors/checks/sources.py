@@ -48,8 +48,7 @@ def in_steps(source: Source) -> Sample:
     it is.
     """
     data = sample(source)
-    parts = (_cut(part) for part in (data.train, data.normal, data.anomalous))
-    return Sample(*parts, data.labels)
+    return Sample(_cut(data.train), _cut(data.normal), _cut(data.anomalous), data.labels)
 
 
 def _cut(records: WindowBatch) -> WindowBatch:

@@ -9,7 +9,7 @@ import click
 from agents.bench.accuracy.cells import cell
 from agents.bench.accuracy.csv_files import write_cells
 from agents.bench.accuracy.methods import methods_for
-from agents.bench.accuracy.report import by_suite, condensed, headline, report
+from agents.bench.accuracy.report import condensed, headline, report
 from agents.bench.accuracy.tasks import SUITES, TASKS
 from agents.cli_bench import FOLDER
 from agents.options import echo_json, json_option
@@ -34,7 +34,7 @@ from agents.options import echo_json, json_option
     "--csv",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Also write all measures to a file for each suite in this folder.",
+    help="Also write all measures to a file for each data set in this folder.",
 )
 @json_option
 def accuracy(
@@ -73,7 +73,7 @@ def accuracy(
                 click.echo(f"{task.suite}/{task.name} {name} {seed}: {what}", err=True)
                 found.append(one)
     if folder is not None:
-        write_cells(folder, by_suite(found))
+        write_cells(folder, found)
     if as_json:
         echo_json(found)
     else:

@@ -23,7 +23,7 @@ from agents.bench.accuracy.csv_files import read_cells, write_cells
 from agents.bench.accuracy.measures import best_threshold, event_f1
 from agents.bench.accuracy.methods import methods_for, run
 from agents.bench.accuracy.online import STREAM_PEERS
-from agents.bench.accuracy.report import by_suite, condensed, report
+from agents.bench.accuracy.report import condensed, report
 from agents.bench.accuracy.sessions import STEPS, Sessions
 from agents.bench.accuracy.splits import LABELLED, few_labels, half_of_normals
 from agents.bench.accuracy.table import MANY, Table
@@ -148,7 +148,7 @@ def test_cells_come_back_from_their_files(tmp_path: Path) -> None:
         measured(method="pca", failure="too slow, by far"),
         measured(suite="series", task="nab", vus_pr=0.25, event_f1=0.0, stopped="a, b"),
     ]
-    write_cells(tmp_path, by_suite(cells))
+    write_cells(tmp_path, cells)
     assert read_cells(tmp_path) == cells
 
 

@@ -19,7 +19,7 @@ async def ended_after(config: Kafka, turns: int) -> bool:
     client = AIOKafkaClient(**aiokafka_settings(config))
     looking = asyncio.create_task(client.bootstrap())
     for _ in range(turns):
-        await asyncio.sleep(0.0002)
+        await asyncio.sleep(0)
     done = looking.done()
     looking.cancel()
     await asyncio.wait([looking])
@@ -31,8 +31,8 @@ def test_wherever_a_client_is_stopped_in_looking_for_its_cluster(config: Kafka) 
     turns = 0
     while not asyncio.run(ended_after(config, turns)):
         gc.collect()  # what is open now is found here, and fails the test
-        turns += 1
-    assert turns > 1  # a fast broker answers within three turns
+        turns += 1 + turns // 4  # a slow broker is waited for in many turns
+    assert turns > 3
 
 
 def test_a_request_that_comes_too_late_opens_nothing(config: Kafka) -> None:

@@ -30,17 +30,24 @@ def plain(net: SkipRnn) -> SkipRnn:
     return net
 
 
-@torch.no_grad()
-def test_without_skips_it_is_a_plain_recurrent_network() -> None:
-    torch.manual_seed(0)
-    net, x = plain(SkipRnn(1, 4, 6, 9, 3)), torch.randn(5, 9, 4)
-    known = nn.RNN(4, 6, batch_first=True)
+def of_torch(net: SkipRnn) -> nn.RNN:
+    """The plain recurrent network of the first member's weights."""
     assert net.read.bias is not None
+    inputs, hidden = net.read.weight.shape[1:]
+    known = nn.RNN(inputs, hidden, batch_first=True)
     state = known.state_dict()
     state["weight_ih_l0"].copy_(net.read.weight[0].T)
     state["weight_hh_l0"].copy_(net.recur.weight[0].T)
     state["bias_ih_l0"].copy_(net.read.bias[0, 0])
     state["bias_hh_l0"].zero_()
+    return known
+
+
+@torch.no_grad()
+def test_without_skips_it_is_a_plain_recurrent_network() -> None:
+    torch.manual_seed(0)
+    net, x = plain(SkipRnn(1, 4, 6, 9, 3)), torch.randn(5, 9, 4)
+    known = of_torch(net)
     start = torch.randn(1, 5, 6)
     everything = torch.ones(5, 9, dtype=torch.bool)
     torch.testing.assert_close(net(x, everything, start)[0], known(x, start)[0])
@@ -50,14 +57,7 @@ def test_without_skips_it_is_a_plain_recurrent_network() -> None:
 def test_one_member_without_skips_is_a_plain_recurrent_autoencoder() -> None:
     torch.manual_seed(0)
     net, x = SkipAutoencoder(1, 4, 6, 9, 3, shared=False), torch.randn(5, 9, 4)
-    encoder, decoder = nn.RNN(4, 6, batch_first=True), nn.RNN(6, 6, batch_first=True)
-    for ours, known in ((plain(net.encoder), encoder), (plain(net.decoder), decoder)):
-        assert ours.read.bias is not None
-        state = known.state_dict()
-        state["weight_ih_l0"].copy_(ours.read.weight[0].T)
-        state["weight_hh_l0"].copy_(ours.recur.weight[0].T)
-        state["bias_ih_l0"].copy_(ours.read.bias[0, 0])
-        state["bias_hh_l0"].zero_()
+    encoder, decoder = of_torch(plain(net.encoder)), of_torch(plain(net.decoder))
     code = encoder(x)[1]
     states = decoder(code[0].unsqueeze(1).expand(-1, 9, -1), code)[0]
     assert net.head.bias is not None

@@ -142,7 +142,7 @@ def _for_source(caps: Capabilities, source: Any) -> list[_Function]:
 
 
 def _to_cut(caps: Capabilities) -> str:
-    """Name the source of records that tells about steps, cut up, of who names no other source."""
+    """Name the source of records to cut into steps: who takes series and names none gets one."""
     of_records = all(sample(source).normal.steps == 1 for source in caps.sources)
     return caps.sources[0] if "series" in caps.kinds and of_records else ""
 

@@ -45,8 +45,9 @@ class GraphConvolutionalAutoencoder(Detector):
 
     ``(1 - alpha) |a_i - ahat_i|² + alpha |x_i - xhat_i|²``, the mean over the vertices.
 
-    An entity scores both errors, each as a root and in units of what it is on held-out windows. A
-    window scores its worst entity; a step is told by the mean of its entities.
+    An entity scores both errors, each as a root and in units of what the worst entities of held-out
+    windows reach: of errors that some usual entities have too, such as those of hubs, much is
+    needed. A window scores its worst entity; a step is told by the mean of its entities.
 
     Shapes
     ------
@@ -86,7 +87,7 @@ class GraphConvolutionalAutoencoder(Detector):
 
         hidden: Count = 64
         code: Count = 16
-        alpha: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] = 0.7
+        alpha: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] = 0.5
         batch: Count = 64
         epochs: Count = 50
         learning_rate: Positive = 5e-3
@@ -154,7 +155,9 @@ class GraphConvolutionalAutoencoder(Detector):
             lambda: held_out_loss(self._loss, late, settings),
             new_ids=False,
         )
-        self._usual = evaluate(self._parts, late, batch).mean(dim=0).clamp(min=LEAST)
+        worst, mean = evaluate(self._parts, late, batch).unbind(dim=1)
+        self._reach = worst.quantile(1 - settings.trim, dim=0).clamp(min=LEAST)
+        self._mean = mean.mean(dim=0).clamp(min=LEAST)
         self._worst = evaluate(lambda part: self._vertices(part)[0].amax(dim=1), late, batch).max()
 
     def _loss(self, data: WindowBatch) -> Tensor:
@@ -177,11 +180,13 @@ class GraphConvolutionalAutoencoder(Detector):
         return Errors(wrong.sum(dim=2) / weight.sum(dim=2).clamp(min=1), gaps)
 
     def _parts(self, data: WindowBatch) -> Tensor:
-        """Mean roots ``[B, 2]`` of both errors over the vertices of windows."""
+        """Roots ``[B, 2, 2]`` of errors: of the worst vertex and their mean, edges and features."""
         graphs = Graphs.of(data)
         errors = self._errors(graphs)
         roots = torch.stack([errors.edges.sqrt(), errors.features.sum(dim=2).sqrt()], dim=2)
-        return roots.sum(dim=1) / graphs.real.sum(dim=1, keepdim=True).clamp(min=1)
+        roots = roots * graphs.real.unsqueeze(2)
+        count = graphs.real.sum(dim=1, keepdim=True).clamp(min=1)
+        return torch.stack([roots.amax(dim=1), roots.sum(dim=1) / count], dim=1)
 
     # -- scoring ----------------------------------------------------------------------------
 
@@ -189,9 +194,9 @@ class GraphConvolutionalAutoencoder(Detector):
         """Scores ``[B, N]`` of vertices, their parts by edges and by features, and the graphs."""
         graphs, alpha = Graphs.of(data), self.config.alpha
         errors = self._errors(graphs)
-        edges = (1 - alpha) * errors.edges.sqrt() / self._usual[0]
+        edges = (1 - alpha) * errors.edges.sqrt() / self._reach[0]
         size = errors.features.sum(dim=2, keepdim=True)
-        root = size.sqrt() / self._usual[1]
+        root = size.sqrt() / self._reach[1]
         features = alpha * root * errors.features / size.clamp(min=torch.finfo(size.dtype).tiny)
         return edges + features.sum(dim=2), edges, features, graphs
 
@@ -205,6 +210,9 @@ class GraphConvolutionalAutoencoder(Detector):
         score = mentions.amax(dim=(1, 2)) if steps else vertices.new_zeros(size)
         if explain == "none":
             return Scores(score)
+        # in units of the mean, lest an error that is high for all entities takes all the blame
+        excess = self._reach / self._mean
+        edges, features, surcharge = edges * excess[0], features * excess[1], surcharge * excess[0]
         index = place.unsqueeze(2).expand(-1, -1, features.shape[2])
         told = features.gather(1, index).view(size, steps, fields, -1)
         numbers = told[..., : data.features].sum(dim=2)
@@ -225,11 +233,12 @@ class GraphConvolutionalAutoencoder(Detector):
     def _state(self) -> dict[str, Tensor]:
         return {
             **module_state(self._net, "net."),
-            "usual": self._usual,
+            "reach": self._reach,
+            "mean": self._mean,
             "worst": self._worst,
         }
 
     def _restore(self, state: dict[str, Tensor]) -> None:
-        self._usual, self._worst = state["usual"], state["worst"]
+        self._reach, self._mean, self._worst = (state[n] for n in ("reach", "mean", "worst"))
         self._net = self._build()
         load_module(self._net, state, "net.")

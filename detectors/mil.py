@@ -21,6 +21,9 @@ from detectors.nets.modules import load_module, module_state
 from detectors.nets.tcn import Tcn
 from detectors.scores import Explain, Scores
 
+NOTHING = -30.0
+"""Logit of a step that is none: less than any bag can hold, and finite."""
+
 Weight = Annotated[float, msgspec.Meta(ge=0.0)]
 
 
@@ -32,7 +35,7 @@ class Bags(NamedTuple):
 
 
 class InstanceNet(nn.Module):
-    """How anomalous each step is, in 0 .. 1, by itself and the ``1 + 4 (2**blocks - 1)`` before."""
+    """How anomalous each step is, by itself and the ``1 + 4 (2**blocks - 1)`` before."""
 
     def __init__(
         self, features: int, vocab: tuple[int, ...], hidden: int, blocks: int, dropout: float
@@ -48,10 +51,10 @@ class InstanceNet(nn.Module):
         )
 
     def forward(self, data: WindowBatch) -> Tensor:
-        """``tau [B, T]``, 0 under the mask."""
+        """Logits ``[B, T]``, ``NOTHING`` under the mask."""
         hidden = self.encoder(self.input(data), data.mask)
-        tau: Tensor = torch.sigmoid(self.head(hidden)).squeeze(-1) * data.mask
-        return tau
+        logits: Tensor = self.head(hidden).squeeze(-1).masked_fill(~data.mask, NOTHING)
+        return logits
 
 
 class MultipleInstanceRanking(Detector):
@@ -61,10 +64,11 @@ class MultipleInstanceRanking(Detector):
     anomalous holds an anomalous step somewhere. The best step of such a bag ``p`` is to exceed the
     best step of every other bag ``n`` by 1:
 
-    ``max(0, 1 - max_t tau(p_t) + max_t tau(n_t)) + smooth sum_t (tau(p_t) - tau(p_t+1))² +
+    ``max(0, 1 - max_t l(p_t) + max_t l(n_t)) + smooth sum_t (tau(p_t) - tau(p_t+1))² +
     sparse sum_t tau(p_t)``,
 
-    with ``tau`` in 0 .. 1. A bag scores its best step, and the steps say where.
+    with ``l`` what the network says of a step and ``tau`` its logistic function, in 0 .. 1. A bag
+    scores its best step, ``log(1 + exp l)``, and the steps say where.
 
     Shapes
     ------
@@ -77,9 +81,11 @@ class MultipleInstanceRanking(Detector):
     normal teaches that its anomaly is none. ``partial_fit`` goes on with new labels and with
     those that are remembered.
 
-    Adaptations: convolutions over the steps before an instance take the place of a network that was
-    trained on videos; each labelled bag is compared with all others of its mini-batch; Adam in
-    place of Adagrad, and a hundredth of the weight decay.
+    Adaptations: what is ranked is ``l`` and not ``tau``, which soon is 1 for the best step of
+    nearly all bags and then neither ranks nor teaches; convolutions over the steps before an
+    instance take the place of a network that was trained on videos; each labelled bag is compared
+    with all others of its mini-batch; Adam in place of Adagrad, and a hundredth of the weight
+    decay.
 
     References
     ----------
@@ -170,7 +176,8 @@ class MultipleInstanceRanking(Detector):
     # -- scoring ----------------------------------------------------------------------------
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        steps = self._net(data)
+        # no less than 0, and without the ties of a logistic function that is 1 for all that is odd
+        steps = nn.functional.softplus(self._net(data)) * data.mask
         score = steps.amax(dim=1) if data.steps else steps.new_zeros(len(data))
         return Scores(score) if explain == "none" else Scores(score, steps)
 
@@ -198,15 +205,16 @@ def ranking_loss(
     Parameters
     ----------
     positive, negative
-        ``tau [P, T]`` and ``[N, T]``, 0 under the mask and at least 0 elsewhere.
+        Logits ``[P, T]`` and ``[N, T]``, ``NOTHING`` under the mask.
     real
         ``[P, T]``: which steps of the labelled bags are no padding.
     """
     best, others = positive.amax(dim=1, keepdim=True), negative.amax(dim=1)
     hinge = (1 - best + others).clamp(min=0).mean(dim=1)
+    tau = torch.sigmoid(positive)
     both = real[:, 1:] & real[:, :-1]
-    rough = ((positive[:, 1:] - positive[:, :-1]).square() * both).sum(dim=1)
-    return hinge + smooth * rough + sparse * (positive * real).sum(dim=1)
+    rough = ((tau[:, 1:] - tau[:, :-1]).square() * both).sum(dim=1)
+    return hinge + smooth * rough + sparse * (tau * real).sum(dim=1)
 
 
 def _some(bags: WindowBatch, count: int, generator: torch.Generator) -> WindowBatch:

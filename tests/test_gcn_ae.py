@@ -53,6 +53,17 @@ def test_new_entities_are_not_joined_into_one() -> None:
     assert graphs.features[0, [0, 2], 0].tolist() == [1.0, 2.0]
 
 
+@torch.no_grad()
+def test_either_error_reaches_its_weight_in_one_of_a_hundred_usual_windows(
+    fitted: GraphConvolutionalAutoencoder,
+) -> None:
+    _, edges, features, graphs = fitted._vertices(fitted._prepare(sample("GRAPHS").normal))
+    weights = (1 - fitted.config.alpha, fitted.config.alpha)
+    for part, weight in zip((edges, features.sum(dim=2)), weights, strict=True):
+        worst = (part * graphs.real).amax(dim=1)
+        assert worst.quantile(0.99).item() == pytest.approx(weight, rel=0.25)
+
+
 def test_large_graphs_are_taken_few_at_a_time_and_too_large_ones_refused() -> None:
     detector = GraphConvolutionalAutoencoder(seed=0).fit(
         window([2, 3], [2, 2], [0.0, 1.0]), budget=Budget(steps=1)

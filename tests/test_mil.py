@@ -30,17 +30,24 @@ def test_the_hinge_is_zero_once_the_best_step_leads_by_one() -> None:
 
 
 def test_a_constant_costs_the_whole_margin() -> None:
-    half = torch.full((1, 3), 0.5)
-    assert ranking_loss(half, half, REAL, 0.0, 0.0).tolist() == [1.0]
-    assert ranking_loss(half, half, REAL, 1.0, 0.0).tolist() == [1.0]
-    assert ranking_loss(half, half, REAL, 0.0, 1.0).tolist() == [2.5]
+    same = torch.zeros(1, 3)  # each step is half an anomaly
+    assert ranking_loss(same, same, REAL, 0.0, 0.0).tolist() == [1.0]
+    assert ranking_loss(same, same, REAL, 1.0, 0.0).tolist() == [1.0]
+    assert ranking_loss(same, same, REAL, 0.0, 1.0).tolist() == [2.5]
+
+
+def test_bags_that_are_surely_odd_still_move_apart() -> None:
+    positive = torch.full((1, 3), 200.0, requires_grad=True)
+    ranking_loss(positive, torch.full((1, 3), 200.0), REAL, 0.0, 0.0).backward()  # type: ignore[no-untyped-call]
+    assert positive.grad is not None
+    assert positive.grad.sum() == -1.0
 
 
 def test_padding_is_not_rough() -> None:
-    positive = torch.tensor([[0.2, 0.8, 0.0]])
+    positive = torch.tensor([[0.2, 0.8, 0.0]]).logit(eps=1e-12)
     real = torch.tensor([[True, True, False]])
-    rough = ranking_loss(positive, torch.zeros(1, 3), real, 1.0, 0.0)
-    assert rough.item() == pytest.approx(0.2 + 0.36)
+    rough = ranking_loss(positive, torch.full((1, 3), -30.0), real, 1.0, 0.0)
+    assert rough.item() == pytest.approx(0.36)
 
 
 @torch.no_grad()

@@ -37,14 +37,17 @@ def half_of_normals(
     half = len(normal) // 2
     fit, test = normal[:half][:rows], normal[half:][:rows]
     wanted = share if share is not None else len(odd) / (len(odd) + len(normal) - half)
-    drawn = odd[: max(1, round(len(test) * wanted / (1 - wanted)))]
+    drawn = odd[: _beside(test, wanted)]
     return Split(fit, None, np.concatenate([test, drawn]))
 
 
-def few_labels(anomalous: Bools, rng: np.random.Generator, rows: int) -> Split:
+def few_labels(
+    anomalous: Bools, rng: np.random.Generator, rows: int, share: float | None = None
+) -> Split:
     """Fit on 80 % of the rows, of which 30 anomalies have labels and 2 % are hidden ones.
 
     The protocol of Pang et al. 2019 (DevNet), with at most ``rows`` rows to fit on and to test.
+    ``share`` is that of anomalies in the test, by default as among all rows.
     """
     normal, odd = _shuffled(anomalous, rng)
     normals, known = round(0.8 * len(normal)), round(0.8 * len(odd))
@@ -56,9 +59,15 @@ def few_labels(anomalous: Bools, rng: np.random.Generator, rows: int) -> Split:
     labels[:LABELLED] = 1
     order = rng.permutation(len(fit))
     rest = normal[normals:][:rows]
-    drawn = odd[known:][: max(1, round(len(odd) / len(normal) * len(rest)))]
+    wanted = share if share is not None else len(odd) / len(anomalous)
+    drawn = odd[known:][: _beside(rest, wanted)]
     test = np.concatenate([rest, drawn])
     return Split(fit[order], labels[order], test)
+
+
+def _beside(normals: Rows, share: float) -> int:
+    """How many anomalies make up that share beside the normal rows; at least one."""
+    return max(1, round(len(normals) * share / (1 - share)))
 
 
 def _shuffled(anomalous: Bools, rng: np.random.Generator) -> tuple[Rows, Rows]:

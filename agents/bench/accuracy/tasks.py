@@ -122,6 +122,7 @@ _ADBENCH = (
     *("34_smtp", "38_thyroid"),
 )
 _HDFS = partial(half_of_normals, share=HDFS_ANOMALIES)
+_HDFS_LABELS = partial(few_labels, share=HDFS_ANOMALIES)
 _FLOWS = partial(half_of_normals, share=ATTACKS)
 _FLOW_SETS: list[tuple[str, str, dict[str, Any]]] = [
     (
@@ -173,7 +174,7 @@ TASKS: list[Task] = [
     _records("darpa98", "edges", _DARPA, _FLOWS, categories=_ENDS, most=EDGES, numbers=False),
     Task("darpa98", "graphs", (_DARPA,), partial(graph_cases, _DARPA, _ENDS)),
     Task("skab", "bags", ("skab/skab",), series.labelled_runs),
-    _sessions("hdfs", "bags", "hdfs/sessions_loghub", few_labels),
+    _sessions("hdfs", "bags", "hdfs/sessions_loghub", _HDFS_LABELS),
 ]
 
 SUITES = tuple(dict.fromkeys(task.suite for task in TASKS))

@@ -84,8 +84,7 @@ class MultipleInstanceRanking(Detector):
     Adaptations: what is ranked is ``l`` and not ``tau``, which soon is 1 for the best step of
     nearly all bags and then neither ranks nor teaches; convolutions over the steps before an
     instance take the place of a network that was trained on videos; each labelled bag is compared
-    with all others of its mini-batch; Adam in place of Adagrad, and a hundredth of the weight
-    decay.
+    with all others of its mini-batch; Adam in place of Adagrad.
 
     References
     ----------
@@ -117,7 +116,7 @@ class MultipleInstanceRanking(Detector):
         batch: Annotated[int, msgspec.Meta(ge=2)] = 60
         learning_rate: Positive = 1e-3
         decay: Positive = 1.0
-        weight_decay: Weight = 1e-4
+        weight_decay: Weight = 1e-2
 
     caps = Capabilities(
         name="mil",

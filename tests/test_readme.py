@@ -22,12 +22,13 @@ import pytest
 
 from agents.bench.accuracy.csv_files import read_cells
 from agents.bench.accuracy.methods import methods_for
-from agents.bench.accuracy.report import by_suite, condensed
+from agents.bench.accuracy.report import by_suite, condensed, means
 from agents.bench.accuracy.tasks import TASKS
 from agents.cli import eddy
 from agents.cli_tools import detector_table
 from connectors.synthetic import GENERATORS
 from detectors import CATALOGUE, detector_class
+from schemas.parse import load_pipeline
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -237,6 +238,17 @@ def test_the_table_of_accuracy_is_that_of_the_measured_cells() -> None:
     cells = read_cells(ROOT / "tests/accuracy")
     assert cells
     assert condensed(cells) in README, "write there what condensed() makes of tests/accuracy"
+
+
+@pytest.mark.parametrize(
+    ("example", "suite"),
+    [("logs", "logs"), ("flows", "flows"), ("transactions", "records"), ("metrics", "series")],
+)
+def test_an_example_uses_what_is_best_on_data_of_its_kind(example: str, suite: str) -> None:
+    cells = by_suite(read_cells(ROOT / "tests/accuracy"))[suite]
+    mean = means(one for one in cells if one.method in CATALOGUE)
+    (stream,) = load_pipeline(ROOT / f"examples/{example}.yaml").streams.values()
+    assert [route.detector for route in stream.routes] == [max(mean, key=mean.__getitem__)]
 
 
 def test_no_row_of_the_measured_data_sets_is_empty() -> None:

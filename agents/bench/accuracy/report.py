@@ -28,7 +28,7 @@ def condensed(cells: Iterable[Cell]) -> str:
     """
     lines = ["| data | measure | best deep | best classical | best peer |", "|---|---|---|---|---|"]
     for name, found in by_suite(cells).items():
-        mean = _means(found)
+        mean = means(found)
         best = {}
         for method in sorted(mean, key=lambda method: mean[method]):
             best[sort_of(method)] = f"`{method}` {mean[method]:.3f}"
@@ -57,7 +57,7 @@ def _measure(suite: str) -> str:
     return "VUS-PR" if suite == "series" else "average precision"
 
 
-def _rows(cells: list[Cell]) -> dict[str, dict[str, list[Cell]]]:
+def _rows(cells: Iterable[Cell]) -> dict[str, dict[str, list[Cell]]]:
     """Cells by method and data set."""
     rows: dict[str, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for found in cells:
@@ -65,20 +65,21 @@ def _rows(cells: list[Cell]) -> dict[str, dict[str, list[Cell]]]:
     return rows
 
 
-def _means(cells: list[Cell]) -> dict[str, float]:
+def means(cells: Iterable[Cell]) -> dict[str, float]:
     """Mean of each method over the data sets; one without a measure counts as 0."""
-    tasks = {found.task for found in cells}
+    rows = _rows(cells)
+    tasks = {task for row in rows.values() for task in row}
     return {
         method: float(
             np.mean([np.mean([headline(x) for x in row[task]] or [0.0]) for task in tasks])
         )
-        for method, row in _rows(cells).items()
+        for method, row in rows.items()
     }
 
 
 def _suite(name: str, cells: list[Cell]) -> str:
     tasks = list(dict.fromkeys(found.task for found in cells))
-    rows, mean = _rows(cells), _means(cells)
+    rows, mean = _rows(cells), means(cells)
     second = "event F1" if name == "series" else "ROC AUC"
     lines = [
         f"| {name}: {_measure(name)} ({second}) | mean | {' | '.join(tasks)} | fit s | score/s |",

@@ -31,6 +31,7 @@ from agents.bench.accuracy.tasks import SUITES, TASKS, WITH_LABELS
 from agents.bench.peers import PYOD
 from agents.cli_accuracy import accuracy
 from detectors import CATALOGUE
+from detectors.batch import as_batch
 
 TASK = next(task for task in TASKS if task.name == "thyroid")
 
@@ -344,6 +345,15 @@ def test_a_stream_is_scored_before_it_is_learned_from(tmp_path: Path) -> None:
         outcome = run(name, case, 0, 10.0)
         first, last = outcome.scores[400:450].mean(), outcome.scores[660:700].mean()
         assert first > 1.05 * last, name
+
+
+def test_a_peer_that_refuses_a_case_tells_nothing_apart_there() -> None:
+    still = as_batch(np.zeros((40, 3)))
+    rows = np.zeros((40, 3))
+    case = Case(still, None, still, np.arange(40) < 20, lambda: (rows, rows))
+    outcome = run("pyod:deep_svdd", case, 0, 10.0)
+    assert outcome.scores.tolist() == [0.0] * 40
+    assert outcome.stopped.startswith("refused: DeepSVDD: the hypersphere center is all zeros")
 
 
 def test_a_task_without_anomalies_says_so(data: Path, tmp_path: Path) -> None:

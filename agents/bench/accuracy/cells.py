@@ -27,7 +27,7 @@ from schemas.errors import EddyError
 LEAST_SECONDS = 1.0
 """Time to fit in of a case whose task has many."""
 
-GRACE = 30.0
+GRACE = 60.0
 """Times the seconds of a fit after which a cell is given up: not every method knows a limit."""
 
 LATE = 124

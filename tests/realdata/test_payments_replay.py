@@ -1,7 +1,6 @@
-"""Simulated card payments by the commands: which detector the examples of payments should use.
+"""Simulated card payments by the commands: how well frauds rank, one payment at a time.
 
-Fitted without labels on the first days of some cards, one payment at a time; then the other days
-are replayed.
+Fitted without labels on the first days of some cards; then the other days are replayed.
 """
 
 from __future__ import annotations

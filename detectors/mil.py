@@ -21,8 +21,8 @@ from detectors.nets.modules import load_module, module_state
 from detectors.nets.tcn import Tcn
 from detectors.scores import Explain, Scores
 
-NOTHING = -30.0
-"""Logit of a step that is none: less than any bag can hold, and finite."""
+NOTHING = -1e4
+"""Logit of a step that is none: below that of any step, or padding would be a bag's best."""
 
 Weight = Annotated[float, msgspec.Meta(ge=0.0)]
 

@@ -28,6 +28,8 @@ class JudgeDetector(AdversarialDetector):
     with which it no longer tells them from synthetic ones around them are not kept.
     """
 
+    chunk = 4096  # one small network scores, and leaves more of the cache to windows
+
     @abstractmethod
     def _logits(self, rows: Tensor) -> Tensor:
         """``[B, D]`` to the judge's log-odds ``[B]`` that they are real."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -18,6 +19,7 @@ from detectors.loops.stage import Count, Positive, Run, Stage, Training, gentle
 from detectors.loops.training import train
 from detectors.nets.embedding import SequenceInput, show_new
 from detectors.nets.modules import load_module, module_state
+from detectors.nets.ranks import Ranks
 from detectors.nets.tcn import Tcn
 from detectors.scores import Explain, Scores
 
@@ -41,7 +43,8 @@ class InstanceNet(nn.Module):
         self, features: int, vocab: tuple[int, ...], hidden: int, blocks: int, dropout: float
     ) -> None:
         super().__init__()
-        self.input = SequenceInput(features, vocab)
+        self.ranks = Ranks(features)
+        self.input = SequenceInput(2 * features, vocab)
         self.encoder = Tcn(self.input.width, hidden, blocks)
         self.head = nn.Sequential(
             nn.Linear(hidden, hidden // 2),
@@ -52,7 +55,8 @@ class InstanceNet(nn.Module):
 
     def forward(self, data: WindowBatch) -> Tensor:
         """Logits ``[B, T]``, ``NOTHING`` under the mask."""
-        hidden = self.encoder(self.input(data), data.mask)
+        ranked = replace(data, num=self.ranks(data.num))
+        hidden = self.encoder(self.input(ranked), data.mask)
         logits: Tensor = self.head(hidden).squeeze(-1).masked_fill(~data.mask, NOTHING)
         return logits
 
@@ -83,8 +87,9 @@ class MultipleInstanceRanking(Detector):
 
     Adaptations: what is ranked is ``l`` and not ``tau``, which soon is 1 for the best step of
     nearly all bags and then neither ranks nor teaches; convolutions over the steps before an
-    instance take the place of a network that was trained on videos; each labelled bag is compared
-    with all others of its mini-batch; Adam in place of Adagrad.
+    instance take the place of a network that was trained on videos; numbers are shown by their
+    ranks as well; each labelled bag is compared with all others of its mini-batch; Adam in place of
+    Adagrad.
 
     References
     ----------
@@ -144,6 +149,7 @@ class MultipleInstanceRanking(Detector):
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._net = self._build()
+        self._net.ranks.learn(data)
         self._learn(self._given(data, labels), self.config, Run(self.seed, budget, self.report))
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:

@@ -85,6 +85,21 @@ def test_sessions_and_their_steps_are_found(fitted: MultipleInstanceRanking) -> 
     assert (away <= 6).double().mean() > 0.7
 
 
+def test_levels_close_together_are_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    levels = rng.choice([0.0, 0.02, 0.04], size=(600, 1, 1))
+    bags = levels + rng.normal(0, 0.002, (600, 12, 1))
+    far = rng.random(bags.shape) < 0.2
+    bags[far] += 5 * rng.standard_t(1.5, far.sum())  # how far the tails reach
+    odd = levels.ravel() == 0.02
+    detector = MultipleInstanceRanking(seed=0).fit(
+        bags[:400].astype(np.float32), odd[:400].astype(np.int8), budget=Budget(steps=400)
+    )
+    score = detector.score(bags[400:].astype(np.float32)).score
+    judged = torch.as_tensor(odd[400:])
+    assert ranking(score[~judged], score[judged]) > 0.9
+
+
 def test_a_new_label_is_learned_and_the_old_ones_stay(fitted: MultipleInstanceRanking) -> None:
     data = sample("BAGS")
     detector = MultipleInstanceRanking(seed=0, learning_rate=3e-3)

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from detectors.arguments import UNLABELLED
 from detectors.batch import WindowBatch, as_batch
 from detectors.capabilities import Capabilities
 from detectors.catalogue import create
-from detectors.detector import UNLABELLED, Budget, Detector
+from detectors.detector import Budget, Detector
 
 STEPS, FEATURES, HIDDEN = 32, 8, 64
 FIT_WINDOWS = 512

@@ -19,23 +19,22 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import msgspec
-import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from detectors import artefact
+from detectors.arguments import as_marks, require_fittable
 from detectors.batch import WindowBatch, Windows, as_batch
-from detectors.capabilities import Capabilities, Kind
+from detectors.capabilities import Capabilities
 from detectors.scaling import RobustScaler
 from detectors.scores import Explain, Scores
 from detectors.seeding import drawing_from
-from schemas.errors import ArtefactError, DataError, LabelsError, NotFittedError, ShapeError
+from schemas.errors import ArtefactError, DataError, NotFittedError, ShapeError
 
 DESCRIPTION = "detector.json"
 WEIGHTS = "weights.safetensors"
-UNLABELLED = -1
 
 
 @dataclass(frozen=True)
@@ -366,69 +365,11 @@ class Detector(ABC):
         return WindowBatch(num, cat, batch.mask, batch.vocab)
 
     def _check_kind(self, batch: WindowBatch) -> None:
-        name, kinds = self.caps.name, self.caps.kinds
-        if len(batch) == 0:
-            msg = f"{name}: no windows to fit on; give it at least one"
-            raise DataError(msg)
-        if torch.isinf(batch.num).any():
-            feature = int(torch.isinf(batch.num).any(dim=0).any(dim=0).nonzero()[0])
-            msg = f"{name}: feature {feature} holds infinite values; clip or drop those records"
-            raise DataError(msg)
-        if batch.fields < self.caps.min_fields:
-            msg = (
-                f"{name}: relates category fields and needs at least {self.caps.min_fields}, got "
-                f"{batch.fields}; add one, or choose another detector"
-            )
-            raise DataError(msg)
-        if not self._kinds_of(batch):
-            msg = (
-                f"{name}: takes {', '.join(kinds)}; got {batch.features} numbers and "
-                f"{batch.fields} categories over {batch.steps} steps; choose another detector"
-            )
-            raise DataError(msg)
-
-    def _kinds_of(self, batch: WindowBatch) -> set[Kind]:
-        """As which of the kinds that it takes windows can be read."""
-        kinds, taken = self.caps.kinds, set[Kind]()
-        if batch.features and "record" in kinds:
-            taken.add("record")
-        if batch.features and batch.steps > 1 and "series" in kinds:
-            taken.add("series")
-        if batch.fields and not batch.features:
-            taken.update(kind for kind in kinds if kind in ("events", "catrec"))
-        if batch.steps > 1 and "bag" in kinds:
-            taken.add("bag")
-        if batch.fields and "graphwin" in kinds:
-            taken.add("graphwin")
-        mixed = "record" in kinds or "events" in kinds or self.caps.attributes
-        if batch.fields and batch.features and mixed:
-            taken.add("record")
-        return taken
+        require_fittable(self.caps, batch)
 
     def _check_labels(
         self, batch: WindowBatch, labels: ArrayLike | None, least: int
     ) -> Tensor | None:
-        caps = self.caps
-        if not caps.uses_labels:
+        if not self.caps.uses_labels:
             return None
-        array = np.full(len(batch), UNLABELLED) if labels is None else np.asarray(labels)
-        if array.shape != (len(batch),) or not np.isin(array, (-1, 0, 1)).all():
-            msg = (
-                f"{caps.name}: labels must be {len(batch)} values of 1 (anomaly), 0 (normal) or -1 "
-                f"(unlabelled), got shape {array.shape}"
-            )
-            raise LabelsError(msg)
-        anomalies = int((array == 1).sum())
-        if anomalies < least:
-            msg = (
-                f"{caps.name}: learns from labelled anomalies and needs at least {least}, "
-                f"got {anomalies}; label some, or use a detector without labels"
-            )
-            raise LabelsError(msg)
-        if least and anomalies == len(batch):
-            msg = (
-                f"{caps.name}: every window is a labelled anomaly; add windows that are not, or "
-                "nothing can be told apart"
-            )
-            raise LabelsError(msg)
-        return torch.from_numpy(array.astype(np.int8)).to(self.device)
+        return as_marks(self.caps, len(batch), labels, least).to(self.device)

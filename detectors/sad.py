@@ -7,9 +7,10 @@ from typing import Annotated
 import msgspec
 from torch import Tensor
 
+from detectors.arguments import UNLABELLED
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
-from detectors.detector import UNLABELLED, Budget
+from detectors.detector import Budget
 from detectors.loops.batches import split
 from detectors.loops.label_store import LabelStore
 from detectors.loops.one_class import draw_apart

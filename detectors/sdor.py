@@ -10,9 +10,10 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from detectors.arguments import UNLABELLED
 from detectors.batch import WindowBatch
 from detectors.capabilities import Capabilities
-from detectors.detector import UNLABELLED, Budget, Detector
+from detectors.detector import Budget, Detector
 from detectors.device import beside
 from detectors.iforest import IsolationForest
 from detectors.inputs import RecordInput

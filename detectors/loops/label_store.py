@@ -8,8 +8,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from detectors.arguments import UNLABELLED
 from detectors.batch import WindowBatch
-from detectors.detector import UNLABELLED, Shape
+from detectors.detector import Shape
 from detectors.device import beside
 
 KEPT = 1024

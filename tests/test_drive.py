@@ -9,7 +9,7 @@ from connectors.base import Fetch, Partition
 from connectors.kafka.drive import Drive
 from connectors.kafka.handler import Batch
 from connectors.kafka.ledger import Ledger
-from connectors.kafka.thread import Committed
+from connectors.kafka.polls import Committed
 from tests.kafka_support import Notes
 
 HERE = Partition("records", 0)

@@ -21,8 +21,9 @@ from agents.topics import pipeline_topics
 from connectors.base import Fetch, Origin, Output, Partition, flatten
 from connectors.kafka.admin import end_offsets, ensure_topics
 from connectors.kafka.handler import Batch
+from connectors.kafka.polls import Committed
 from connectors.kafka.records import to_fetch
-from connectors.kafka.thread import Committed, ConsumerThread
+from connectors.kafka.thread import ConsumerThread
 from connectors.partitioner import partition_of
 from schemas import messages
 from schemas.config import Kafka
@@ -323,7 +324,7 @@ def test_a_worker_that_follows_a_crashed_one_repeats_and_nothing_comes_twice(
 
     with monkeypatch.context() as patch:
         patch.setattr(ConsumerThread, "commit_offsets", later)
-        patch.setattr("connectors.kafka.thread.FETCH_RECORDS", 200)
+        patch.setattr("connectors.kafka.fetched.FETCH_RECORDS", 200)
         handler = Crashing(made, "payments", lambda: running.worker.exhausted())
         with Running(kafka, topic_name, [topic_name], handler, batch=500) as running:
             assert eventually(lambda: not running.alive)

@@ -19,8 +19,9 @@ from connectors.kafka.delivery import Delivery, Lost
 from connectors.kafka.handler import Batch, Handler
 from connectors.kafka.inbox import Inbox
 from connectors.kafka.ledger import Ledger
+from connectors.kafka.polls import Committed
 from connectors.kafka.solo import Solo
-from connectors.kafka.thread import SESSION_MS, Committed
+from connectors.kafka.thread import SESSION_MS
 
 __all__ = ["Commits", "Drive"]
 

@@ -16,7 +16,8 @@ from connectors.kafka.handler import Handler
 from connectors.kafka.health import Health
 from connectors.kafka.ledger import Ledger
 from connectors.kafka.memo import Keeping, Memos
-from connectors.kafka.thread import Commit, Committed, ConsumerThread, Poll
+from connectors.kafka.polls import Commit, Committed, Poll
+from connectors.kafka.thread import ConsumerThread
 
 __all__ = ["Membership"]
 

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import time
 from collections.abc import Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -32,11 +30,11 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from mode.threads import QueueServiceThread
 
-from connectors.base import Fetch, Partition
+from connectors.base import Partition
 from connectors.kafka.client import METADATA_MS, aiokafka_settings
+from connectors.kafka.fetched import records_there, take
+from connectors.kafka.polls import Commit, Committed, Poll
 from connectors.kafka.records import to_fetch
-
-__all__ = ["Commit", "Committed", "ConsumerThread", "Poll"]
 
 log = structlog.get_logger(__name__)
 
@@ -62,10 +60,6 @@ FETCH_BYTES = 32 << 20
 # held back cannot be asked for.
 FETCH_WAIT_MS = 500
 
-# Records of one partition in one fetch: a share of a batch, so that batches stay mixed and a
-# partition with a backlog does not keep the others waiting.
-FETCH_RECORDS = 4096
-
 # A broker answers as soon as it has one record. At a moderate rate that would make hundreds of
 # polls a second of a record or two each, which cost more than the records do. So what has come
 # waits a moment for more, unless the poll before brought a good many.
@@ -80,51 +74,6 @@ SILENT_SECONDS = 10.0
 
 COMMIT_SECONDS = 5.0
 LEAVE_SECONDS = 3.0
-
-
-class Committed(enum.Enum):
-    """How a commit went."""
-
-    DONE = "done"
-    LATER = "later"  # the coordinator is away: try again
-    LOST = "lost"  # the group has gone on without us: the records will be read again
-
-
-class Commit(NamedTuple):
-    """A committed offset, the text that was committed with it, and whether it is the first."""
-
-    offset: int
-    memo: str
-    first: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Poll:
-    """What one poll brought.
-
-    Attributes
-    ----------
-    epoch
-        The assignment under which the records were read.
-    fetches
-        At most one per partition.
-    marks
-        For each assigned partition the position after this poll and the end of its log, where
-        both are known.
-    out_of_range
-        Partitions whose position is not in the log any more, or not yet.
-    coordinated
-        Whether the group's coordinator is known; it is not while its broker is away.
-    silent
-        Partitions whose leader has not answered for a while, though it was asked.
-    """
-
-    epoch: int
-    fetches: list[Fetch] = field(default_factory=list)
-    marks: Mapping[Partition, tuple[int, int]] = field(default_factory=dict)
-    out_of_range: frozenset[Partition] = frozenset()
-    coordinated: bool = True
-    silent: frozenset[Partition] = frozenset()
 
 
 class ConsumerThread(AIOKafkaConsumerThread):
@@ -195,7 +144,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
         # Without this, aiokafka's coordination pauses for ever after an error that it deems fatal.
         consumer._coordinator.check_errors()
         with fetcher._subscriptions.fetch_context():
-            await _records_there(fetcher, places, seconds)
+            await records_there(fetcher, places, seconds)
             if self._brought < GOOD_MANY and places & fetcher._records.keys():
                 await asyncio.sleep(LINGER_SECONDS)
         # No await from here on: nothing may move between the records and the epoch. aiokafka's own
@@ -205,7 +154,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
         for place in places & fetcher._records.keys():
             partition = Partition(*place)
             try:
-                records = _take(fetcher, place)
+                records = take(fetcher, place)
             except OffsetOutOfRangeError:
                 lost.add(partition)
             except KafkaError as error:
@@ -351,46 +300,6 @@ class ConsumerThread(AIOKafkaConsumerThread):
 
     def close(self) -> None:
         """Do nothing: faust would close the client in the wrong event loop."""
-
-
-async def _records_there(fetcher: Any, places: set[TopicPartition], seconds: float) -> None:
-    """Return when one of the places has records, or an error, or after a time."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while not (places & fetcher._records.keys()):
-        left = end - loop.time()
-        if left <= 0:
-            return
-        waiter = fetcher._create_fetch_waiter()
-        done, _ = await asyncio.wait([waiter], timeout=left)
-        if not done:
-            waiter.cancel()
-            return
-        waiter.result()
-
-
-def _take(fetcher: Any, place: TopicPartition) -> list[Any]:
-    """Take a share of the fetched records of one partition, or raise its error."""
-    result = fetcher._records[place]
-    records: list[Any] = []
-    more = False
-    try:
-        if hasattr(result, "getall"):
-            # A third of the time would go into an object per record that says the same again.
-            result._partition_records._consumer_record = _as_parsed
-            records = result.getall(FETCH_RECORDS)
-            more = result.has_more()
-        else:
-            result.check_raise()
-    finally:
-        if not more:
-            del fetcher._records[place]
-            fetcher._notify(fetcher._wait_consume_future)
-    return records
-
-
-def _as_parsed(place: TopicPartition, record: Any) -> Any:
-    return record
 
 
 def _name(partition: Partition) -> str:

@@ -24,7 +24,8 @@ from faust.types import TP, ConsumerMessage
 from mode import Service
 
 from connectors.base import Fetch, Partition
-from connectors.kafka.thread import Committed, ConsumerThread, Poll
+from connectors.kafka.polls import Committed, Poll
+from connectors.kafka.thread import ConsumerThread
 
 __all__ = ["Consumer", "Fetcher", "Group", "Transport"]
 

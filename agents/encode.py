@@ -6,6 +6,7 @@ vocabularies belong to the model (:mod:`detectors.model`) and are applied to who
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ DAY = 86_400 * 10**9
 LARGEST = 1e30
 """Size at which numbers are cut off: beyond some more of it float32 is infinite."""
 
+LARGEST_LOG = 700.0
+"""Logarithm beyond which numbers overflow."""
+
 
 def feature_names(stream: Stream) -> tuple[list[str], list[str]]:
     """Return the names of the numeric features and of the category features of a record."""
@@ -32,6 +36,23 @@ def feature_names(stream: Stream) -> tuple[list[str], list[str]]:
     if "time_of_day" in stream.derive:
         numbers += ["time_of_day_sin", "time_of_day_cos"]
     return numbers, stream.of_type("category") + stream.of_type("text")
+
+
+def logarithmic(stream: Stream) -> set[str]:
+    """Names of the numeric features that are logarithms, as :func:`to_log` makes them."""
+    names = {n for n in stream.of_type("number") if stream.fields[n].transform == "log1p"}
+    return names | ({GAP} & set(stream.derive))
+
+
+def to_log(values: Floats) -> Floats:
+    """``sign(x) log(1 + |x|)``: sizes of any sign and magnitude on one scale."""
+    found: Floats = np.sign(values) * np.log1p(np.abs(values))
+    return found
+
+
+def from_log(value: float) -> float:
+    """Undo :func:`to_log`, to the six digits that a logarithm in float32 holds."""
+    return float(f"{math.copysign(math.expm1(min(abs(value), LARGEST_LOG)), value):.6g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +92,14 @@ class Encoder:
         first = np.isnan(elapsed)  # nothing to differ from
         for i, transform in enumerate(self._transforms):
             if transform == "log1p":
-                columns[i] = np.sign(columns[i]) * np.log1p(np.abs(columns[i]))
+                columns[i] = to_log(columns[i])
             elif transform != "none":
                 with np.errstate(over="ignore"):  # what is beyond all bounds is cut off below
                     change = columns[i] - np.where(first, columns[i], before[:, i])
                     by = np.maximum(elapsed, 1e-3) if transform == "rate" else 1.0
                     columns[i] = np.where(first, change, change / by)
         if GAP in self._derive:
-            columns.append(np.log1p(np.maximum(elapsed, 0.0)))
+            columns.append(to_log(np.maximum(elapsed, 0.0)))
         if "time_of_day" in self._derive:
             angle = (records.time % DAY) * (2 * np.pi / DAY)
             columns += [np.sin(angle), np.cos(angle)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agents.encode import from_log
 from agents.records import Records
 from agents.window import Windows
 from detectors.model import Explanation
@@ -44,6 +45,7 @@ def reasons(
     records: Records | None = None,
     fields: Collection[str] = (),
     templates: Mapping[int, str] | None = None,
+    logs: Collection[str] = (),
     sensitive: Collection[str] = (),
 ) -> list[Why]:
     """Say of each of ``W`` explained windows why it is odd.
@@ -55,6 +57,8 @@ def reasons(
         the odd value is quoted; windows of spans and sessions have none.
     templates
         The model's log templates by their codes.
+    logs
+        Features that are logarithms: they are told in the units of the records.
     sensitive
         Fields whose values must not be told.
     """
@@ -79,6 +83,9 @@ def reasons(
                 expected = round(float(explanation.expected[window, step, feature]), 6)
                 if isinstance(observed, float):
                     cause += ">" if observed > expected else "<"
+            if name in logs:
+                observed = from_log(observed) if isinstance(observed, float) else observed
+                expected = None if expected is None else from_log(expected)
             if name in sensitive:
                 observed = expected = None
             why.top.append(

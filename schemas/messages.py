@@ -54,7 +54,9 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
     share
         Part of the whole, 0 to 1.
     observed, expected
-        Value seen, and value that the detector predicts, where it predicts one.
+        Value seen, and value that the detector predicts, where it predicts one: of a field with
+        ``log1p`` and of ``gap`` (seconds) as records have it, of other transforms and of aggregates
+        after the transform.
     """
 
     field: str

@@ -1,0 +1,62 @@
+"""Explanations speak of records: in their units, and of what the detector expected."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.encode import from_log, logarithmic, to_log
+from connectors.base import flatten
+from schemas import messages
+from schemas.messages import Contribution, ScoredEvent
+from tests.pipelines import START_MS, config, fetch, fitted, payments
+
+LOGS = {"fields": {"amount": {"type": "number", "transform": "log1p"}}, "derive": ["gap"]}
+
+
+@given(st.floats(-1e30, 1e30))
+def test_a_logarithm_in_float32_tells_six_digits(value: float) -> None:
+    [log] = to_log(np.array([value])).astype(np.float32)
+    # a float32 holds a logarithm to its 24th bit, which is that much of the number
+    slack = 2**-23 * max(1.0, abs(float(log)))
+    assert from_log(float(log)) == pytest.approx(value, rel=slack + 1e-5, abs=1e-7)
+
+
+def test_an_expectation_beyond_all_numbers_stays_finite() -> None:
+    assert math.isfinite(from_log(1e6))
+    assert from_log(-1e6) == -from_log(1e6)
+
+
+def test_what_is_a_logarithm_follows_from_the_stream() -> None:
+    assert logarithmic(config(**LOGS).streams["payments"]) == {"amount", "gap"}
+    assert logarithmic(config().streams["payments"]) == set()
+
+
+def contributions(index: int, **change: float) -> list[Contribution]:
+    """Why the window is odd that ends with a changed record."""
+    values: list[bytes | None] = list(payments(600, seed=6))
+    record = msgspec.json.decode(values[index] or b"") | change
+    values[index] = msgspec.json.encode(record)
+    outputs = flatten(fitted(config(**LOGS)).process([fetch(values)]).outputs)
+    events = [messages.decode(o.value, ScoredEvent) for o in outputs if o.topic.endswith("scored")]
+    [event] = [e for e in events if e.is_anomaly and e.last_offset == index]
+    return event.contributions
+
+
+def test_logarithms_are_told_as_the_amounts_that_they_were() -> None:
+    top = contributions(500, amount=9000.0)[0]
+    assert (top.field, top.step) == ("amount", 3)
+    assert top.observed == pytest.approx(9000, rel=1e-5)
+    assert top.expected == pytest.approx(50, rel=0.5)
+
+
+def test_a_gap_is_told_in_seconds() -> None:
+    late = START_MS + 1000 * 599 + 7_000_000
+    top = contributions(599, ts=late)[0]
+    assert (top.field, top.step) == ("gap", 3)
+    assert top.observed == pytest.approx(7000, rel=0.01)  # since the card's record before

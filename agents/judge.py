@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from agents.decide import Verdicts
+from agents.encode import logarithmic
 from agents.gather import gather
 from agents.partition import PartitionState, RouteState
 from agents.publish import Envelope, EventIds, Judged, emitted, scored_events
@@ -180,8 +181,9 @@ class Judge:
         """Ask for a new model where windows have drifted from what it knows, or it is to learn."""
         state, model, windows = scored.state, scored.model, scored.windows
         scores = scored.scores if windows.revised is None else scored.scores[~windows.revised]
+        since, logs = state.first_time or 0, logarithmic(state.stream)
         wishes = [
-            drift_request(state.name, scored.label, model, finding, time, state.first_time or 0)
+            drift_request(state.name, scored.label, model, finding, time, since, logs)
             for finding, time in scored.route.watcher(arrays(windows.firsts), scores)
         ]
         ends, before = windows.firsts.end, scored.route.spoken

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
+from agents.encode import from_log
 from agents.watch import Finding
 from detectors.model import Model
 from schemas.messages import RetrainRequest, Trigger
 
 
 def drift_request(
-    stream: str, route: str, model: Model, finding: Finding, time: int, data_from: int
+    stream: str,
+    route: str,
+    model: Model,
+    finding: Finding,
+    time: int,
+    data_from: int,
+    logs: Collection[str] = (),
 ) -> RetrainRequest:
-    """Ask for a model after a confirmed drift."""
+    """Ask for a model after a confirmed drift; the level of ``logs`` is told without logarithm."""
+    before, now = finding.reference, finding.statistic
+    if finding.signal in logs:
+        before, now = from_log(before), from_log(now)
     return RetrainRequest(
         request_id=_id(stream, route, model.model_id, "drift"),
         stream=stream,
         route=route,
         reason="drift",
-        detail=f"{finding.signal} moved from {finding.reference:.6g} to {finding.statistic:.6g}",
+        detail=f"{finding.signal} moved from {before:.6g} to {now:.6g}",
         statistic=finding.statistic,
         threshold=finding.reference,
         data_from=max(data_from, model.description.data_from),

@@ -145,7 +145,8 @@ class RetrainRequest(Message, frozen=True, kw_only=True):
     """A wish for a new model; equal wishes have equal ``request_id``.
 
     ``changed_at`` is the event time since when the stream seems to have been another, if that is
-    the reason.
+    the reason. ``statistic`` and ``threshold`` are then the level of a score or of a feature (after
+    its transform) now, and as it used to be; ``detail`` tells both in the units of the records.
     """
 
     request_id: str

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from agents.encode import from_log, logarithmic, to_log
 from connectors.base import flatten
 from schemas import messages
-from schemas.messages import Contribution, ScoredEvent
+from schemas.messages import Contribution, RetrainRequest, ScoredEvent
 from tests.pipelines import START_MS, config, fetch, fitted, payments
 
+RETRAIN = "eddy.retrain"
 LOGS = {"fields": {"amount": {"type": "number", "transform": "log1p"}}, "derive": ["gap"]}
 
 
@@ -60,3 +61,16 @@ def test_a_gap_is_told_in_seconds() -> None:
     top = contributions(599, ts=late)[0]
     assert (top.field, top.step) == ("gap", 3)
     assert top.observed == pytest.approx(7000, rel=0.01)  # since the card's record before
+
+
+def test_a_drift_is_told_in_the_units_of_the_records() -> None:
+    rows = [msgspec.json.decode(value) for value in payments(9000, seed=6)]
+    later = [row | {"amount": 1.2 * row["amount"]} for row in rows[3000:]]
+    values: list[bytes | None] = [msgspec.json.encode(row) for row in rows[:3000] + later]
+    outputs = flatten(fitted(config(**LOGS)).process([fetch(values)]).outputs)
+    wishes = [messages.decode(o.value, RetrainRequest) for o in outputs if o.topic == RETRAIN]
+    [wish] = [w for w in wishes if w.reason == "drift"]
+    words = wish.detail.split()
+    assert words[:3] == ["amount", "moved", "from"]
+    assert float(words[3]) == pytest.approx(50, rel=0.05)
+    assert float(words[5]) == pytest.approx(60, rel=0.05)

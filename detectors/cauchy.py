@@ -20,8 +20,12 @@ from detectors.tail import Tail
 from schemas.errors import DataError
 from schemas.nearest import nearest
 
-COMPANY = ("knn", "pca", "iforest", "count_vector", "ffp")
-"""Members where none are named: those of these that take the windows."""
+COMPANY = {
+    "record": ("knn", "pca", "iforest"),
+    "series": ("knn", "pca", "kmeans_ad"),
+    "events": ("count_vector", "ffp"),
+}
+"""Members where none are named, by what windows are."""
 
 EXACT = 25.0
 """Nats up to which the tangent is computed; beyond, it is ``1 / (p pi)`` and lost in rounding."""
@@ -69,8 +73,7 @@ class CauchyCombination(Detector):
         Attributes
         ----------
         members
-            Catalogue ids, with their default settings; those of ``COMPANY`` that take the windows
-            if left out.
+            Catalogue ids, with their default settings; those of ``COMPANY`` if left out.
         """
 
         members: tuple[str, ...] = ()
@@ -91,7 +94,7 @@ class CauchyCombination(Detector):
 
     def _enlist(self, shape: Shape) -> dict[str, Detector]:
         """Make the members, not fitted."""
-        names = self.config.members or _takers(shape)
+        names = self.config.members or COMPANY[_kind(shape)]
         for name in names:
             if name not in CATALOGUE or name == self.caps.name:
                 msg = f"cauchy.members: no detector {name!r}{nearest(name, CATALOGUE)}"
@@ -178,7 +181,7 @@ def combine(surprise: Tensor) -> Tensor:
     return torch.where(statistic > FAR, far, near)
 
 
-def _takers(shape: Shape) -> list[str]:
-    numbers = "record" if shape.steps == 1 else "series"
-    wanted = numbers if shape.features else "events"
-    return [name for name in COMPANY if wanted in detector_class(name).caps.kinds]
+def _kind(shape: Shape) -> str:
+    if not shape.features:
+        return "events"
+    return "record" if shape.steps == 1 else "series"

@@ -38,8 +38,8 @@ class DevNet(FewLabels):
     the prior and not a false-alarm rate: training pulls normal scores together far more tightly.
 
     Adaptations: windows are flattened after padding, categories become columns, all columns are
-    made equally wide, labelled normals count as unlabelled, ``partial_fit`` is as long as a fit.
-    Explanations are the size of gradient times input.
+    made equally wide and shown by rank as well, labelled normals count as unlabelled,
+    ``partial_fit`` is as long as a fit. Explanations are the size of gradient times input.
 
     References
     ----------
@@ -85,6 +85,8 @@ class DevNet(FewLabels):
         sources=("FEWLABELS",),
     )
 
+    ranked = True
+
     def _groups(self) -> list[dict[str, object]]:
         """Decay of twice ``l2``, the gradient of ``l2 ||W||²``, on hidden kernels only."""
         layers = [layer for layer in self._net.children() if isinstance(layer, nn.Linear)]
@@ -104,6 +106,6 @@ class DevNet(FewLabels):
         deviate(stage, others, anomalies, Prior(margin=self.config.margin), self._tau)
 
     def _build(self) -> nn.Sequential:
-        width = self._input.width
-        layers = mlp([width, *self.config.hidden, 1])
-        return nn.Sequential(EqualWidths(width), *layers).to(self.device)
+        columns = self._input.width
+        layers = mlp([2 * columns, *self.config.hidden, 1])
+        return nn.Sequential(EqualWidths(columns, columns), *layers).to(self.device)

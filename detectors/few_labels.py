@@ -6,6 +6,7 @@ Those with ``caps.min_labels`` at 0 learn without any label as well.
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from detectors.inputs import RecordInput
 from detectors.loops.attribution import gradient_times_input
 from detectors.loops.stage import Run, Stage, Training
 from detectors.nets.modules import load_module, module_state
+from detectors.nets.ranks import Ranks
 from detectors.nets.widths import EqualWidths
 from detectors.scaling import QuartileScaler
 from detectors.scores import Explain, Scores
@@ -36,14 +38,18 @@ class FewLabels(Detector):
     sigmas, columns whose usual values lie close together would outweigh the others, and few labels
     cannot correct that. Subclasses provide the network, how it is taught, and the scores that it
     gives.
+
+    Rows have ``D`` columns, or twice as many where they are ``ranked``.
     """
 
     scaling = QuartileScaler
+    ranked: ClassVar[bool] = False
+    """Whether each column is shown by its rank as well, see :class:`Ranks`."""
     _net: nn.Module
 
     @abstractmethod
     def _build(self) -> nn.Module:
-        """Make the untrained network for ``self._input.width`` columns, on the right device."""
+        """Make the untrained network for rows, on the right device."""
 
     @abstractmethod
     def _teach(self, stage: Stage, others: Tensor, anomalies: Tensor) -> None:
@@ -65,11 +71,14 @@ class FewLabels(Detector):
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._input = RecordInput.fit(data)
+        self._ranks = self._unlearned_ranks()
+        if isinstance(self._ranks, Ranks):
+            self._ranks.learn(self._input.flatten(data))
         self._net = self._build()
         for layer in self._net.modules():
             if isinstance(layer, EqualWidths):
-                layer.learn(self._input.flatten(data))
-        empty = data.num.new_zeros((0, self._input.width))
+                layer.learn(self._rows(data))
+        empty = data.num.new_zeros((0, self._width))
         self._anomalies, self._others = empty, empty
         self._learn(data, labels, self.config, Run(self.seed, budget, self.report))
 
@@ -82,7 +91,7 @@ class FewLabels(Detector):
         self, data: WindowBatch, labels: Tensor | None, settings: Training, run: Run
     ) -> None:
         """Train on new windows and remembered ones, then renew the memory."""
-        rows = self._input.flatten(data)
+        rows = self._rows(data)
         anomalous = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         if labels is not None:
             anomalous = labels == 1
@@ -98,19 +107,39 @@ class FewLabels(Detector):
         self._derive()
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        rows = self._input.flatten(data)
+        rows = self._rows(data)
         score = self._tau(rows)
         return Scores(score) if explain == "none" else self._explained(data, rows, score)
 
     def _explained(self, data: WindowBatch, rows: Tensor, score: Tensor) -> Scores:
         """Scores ``[B]`` of rows ``[B, D]`` with all that ``caps`` promise besides."""
         share = gradient_times_input(self._tau, rows)
+        share = share.view(len(share), -1, self._input.width).sum(dim=1)
         fields = self._input.attribute(self._input.unflatten(share, data))
         return Scores(score, fields.sum(dim=-1), fields)
+
+    # -- rows -------------------------------------------------------------------------------
+
+    @property
+    def _width(self) -> int:
+        return self._input.width * (2 if self.ranked else 1)
+
+    def _unlearned_ranks(self) -> nn.Module:
+        ranks = Ranks(self._input.width) if self.ranked else nn.Identity()
+        return ranks.to(self.device)
+
+    def _rows(self, data: WindowBatch) -> Tensor:
+        rows: Tensor = self._ranks(self._input.flatten(data))
+        if not self.ranked or (data.steps == self._input.steps and data.known_full):
+            return rows
+        return rows * self._input.real(data).repeat(1, 2)  # what is padding has no rank
+
+    # -- files ------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Tensor]:
         return {
             **self._input.state("input."),
+            **module_state(self._ranks, "ranks."),
             **module_state(self._net, "net."),
             "anomalies": self._anomalies,
             "others": self._others,
@@ -118,6 +147,8 @@ class FewLabels(Detector):
 
     def _restore(self, state: dict[str, Tensor]) -> None:
         self._input = RecordInput.from_state(state, "input.", self._fitted())
+        self._ranks = self._unlearned_ranks()
+        load_module(self._ranks, state, "ranks.")
         self._anomalies, self._others = state["anomalies"], state["others"]
         self._net = self._build()
         load_module(self._net, state, "net.")

@@ -80,7 +80,7 @@ class Loda(Detector):
     class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Settings; see the class."""
 
-        projections: Annotated[int, msgspec.Meta(ge=2)] = 200
+        projections: Annotated[int, msgspec.Meta(ge=2)] = 500
         bins: Annotated[int, msgspec.Meta(ge=2)] = 32
         horizon: Annotated[int, msgspec.Meta(ge=1)] = 100_000
 

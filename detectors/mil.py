@@ -149,7 +149,7 @@ class MultipleInstanceRanking(Detector):
 
     def _fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:
         self._net = self._build()
-        self._net.ranks.learn(data)
+        self._net.ranks.learn(data.num[data.mask])
         self._learn(self._given(data, labels), self.config, Run(self.seed, budget, self.report))
 
     def _partial_fit(self, data: WindowBatch, labels: Tensor | None, budget: Budget) -> None:

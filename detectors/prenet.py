@@ -22,18 +22,19 @@ REFERENCES = 30
 class PairNet(nn.Module):
     """One encoder for both sides of a pair, and a linear relation of the two codes.
 
-    The relation is ``w1 . phi(a) + w2 . phi(b) + c``; ``first`` holds ``w1`` and the constant.
+    The relation is ``w1 . phi(a) + w2 . phi(b) + c``; ``first`` holds ``w1`` and the constant. Rows
+    are ``columns`` and their ranks.
     """
 
     def __init__(self, columns: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
-        layers = mlp([columns, *hidden])
-        self.encoder = nn.Sequential(EqualWidths(columns), *layers, nn.ReLU())
+        layers = mlp([2 * columns, *hidden])
+        self.encoder = nn.Sequential(EqualWidths(columns, columns), *layers, nn.ReLU())
         self.first = nn.Linear(hidden[-1], 1)
         self.second = nn.Linear(hidden[-1], 1, bias=False)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Two times ``[B, D]`` to ``[B]``."""
+        """Two times ``[B, 2 columns]`` to ``[B]``."""
         sides = self.first(self.encoder(first)) + self.second(self.encoder(second))
         relation: Tensor = sides.squeeze(-1)
         return relation
@@ -57,9 +58,9 @@ class PReNet(FewLabels):
     Notes
     -----
     Anomalies come first in mixed pairs, in training as in the score. Adaptations: windows are
-    flattened after padding, categories become columns, all columns are made equally wide, labelled
-    normals count as unlabelled, the references are fixed, ``partial_fit`` is as long as a fit.
-    Explanations are the size of gradient times input.
+    flattened after padding, categories become columns, all columns are made equally wide and shown
+    by rank as well, labelled normals count as unlabelled, the references are fixed, ``partial_fit``
+    is as long as a fit. Explanations are the size of gradient times input.
 
     References
     ----------
@@ -101,6 +102,7 @@ class PReNet(FewLabels):
         loop="deviation",
         sources=("FEWLABELS",),
     )
+    ranked = True
     _net: PairNet
 
     def _build(self) -> PairNet:

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors import Budget, create
-from detectors.cauchy import HELD, LARGEST_P, CauchyCombination, combine
+from detectors.batch import WindowBatch
+from detectors.cauchy import COMPANY, HELD, LARGEST_P, CauchyCombination, combine
 from detectors.checks.sense import ranking
 from detectors.checks.sources import sample
+from detectors.checks.subject import small
 from detectors.tail import TAIL, Tail
 from schemas.errors import DataError
 
@@ -100,6 +102,15 @@ def test_it_is_hardly_worse_than_its_best_member_and_better_than_its_worst() -> 
     combined = areas.pop("cauchy")
     assert combined > min(areas.values()) + 0.02
     assert combined > max(areas.values()) - 0.02
+
+
+@pytest.mark.parametrize(
+    ("kind", "windows"),
+    [("record", small("record")), ("series", small("series")), ("events", small("events"))],
+)
+def test_who_is_asked_depends_on_what_windows_are(kind: str, windows: WindowBatch) -> None:
+    detector = CauchyCombination().fit(windows, budget=Budget(steps=1))
+    assert tuple(detector._members) == COMPANY[kind]
 
 
 def test_an_unknown_member_is_named() -> None:

@@ -41,7 +41,7 @@ def test_a_lone_anomaly_is_paired_with_itself() -> None:
 def test_windows_score_the_mean_relation_to_the_references(trained: PReNet) -> None:
     data = sample("FEWLABELS")
     found = trained.score(data.normal[:5]).score
-    rows = trained._input.flatten(trained._prepare(data.normal[:5]))
+    rows = trained._rows(trained._prepare(data.normal[:5]))
     anomalies, others = trained._anomalies[-REFERENCES:], trained._others[:REFERENCES]
     for row, score in zip(rows, found.tolist(), strict=True):
         beside_anomalies = trained._net(anomalies, row.expand_as(anomalies)).mean()

@@ -23,8 +23,8 @@ class Peer(NamedTuple):
 
     ``make`` takes a seed and the number of columns; ``brief`` are the settings with which it hardly
     trains, for who only times how it scores, and ``equal`` those with which the twin takes as many
-    steps to score or has a network of the same widths. ``scaled`` are those who get rows by way of
-    a ``StandardScaler``, since they do not scale by themselves and need it.
+    steps to score, or projections, or has a network of the same widths. ``scaled`` are those who
+    get rows by way of a ``StandardScaler``, since they do not scale by themselves and need it.
     """
 
     module: str
@@ -101,7 +101,7 @@ PYOD = {
 _MO_GAAL = Peer("mo_gaal", "MO_GAAL", "mogaal", brief={"stop_epochs": 1}, equal={"hidden": 46})
 TWINS = [
     *(peer for peer in PYOD.values() if peer.twin),
-    Peer("loda", "LODA", "loda"),
+    Peer("loda", "LODA", "loda", equal={"projections": 100}),
     Peer("auto_encoder", "AutoEncoder", "ae", brief={"epoch_num": 1, "verbose": 0}),
     Peer("vae", "VAE", "vae", brief={"epoch_num": 1, "verbose": 0}),
     Peer("alad", "ALAD", "alad", brief={"epochs": 1}),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detectors.batch import WindowBatch
-
 CUTS = 128
 """Quantiles that a number is compared with."""
 
@@ -17,12 +15,12 @@ class Ranks(nn.Module):
     A network of few examples is smooth in its inputs: levels that lie close together, seen from
     how far the tails reach, are one to it. By rank they are as far apart as they are distinct, what
     trees get from thresholds. The numbers themselves stay beside, since beyond the fit all ranks
-    are 1.
+    are 1. Gradients pass by way of the numbers only.
 
     Parameters
     ----------
-    features
-        ``F``.
+    columns
+        ``D``.
 
     References
     ----------
@@ -31,22 +29,25 @@ class Ranks(nn.Module):
 
     cuts: Tensor
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, columns: int) -> None:
         super().__init__()
-        self.register_buffer("cuts", torch.zeros(features, CUTS))
+        self.register_buffer("cuts", torch.zeros(columns, 2 * CUTS))
 
-    def learn(self, data: WindowBatch) -> None:
-        """Take the quantiles of the real steps of windows."""
-        values = data.num[data.mask]
-        if len(values):
-            ordered = values.sort(dim=0).values
-            places = torch.linspace(0, len(values) - 1, CUTS, device=values.device).round().long()
-            self.cuts.copy_(ordered[places].T)
+    def learn(self, rows: Tensor) -> None:
+        """Take the quantiles of rows ``[N, D]``."""
+        if not len(rows):
+            return
+        ordered = rows.sort(dim=0).values
+        places = torch.linspace(0, len(rows) - 1, CUTS, device=rows.device).round().long()
+        at = ordered[places].T
+        # a number equal to some quantiles lies past each of them once, a larger one twice: one
+        # search tells the middle of the ranks that equal numbers share
+        tiny = torch.finfo(at.dtype).tiny
+        past = torch.where(at.abs() < tiny, tiny, torch.nextafter(at, at.new_tensor(torch.inf)))
+        self.cuts.copy_(torch.cat([at, past], dim=1).sort(dim=1).values)
 
-    def forward(self, num: Tensor) -> Tensor:
-        """``[B, T, F]`` to ``[B, T, 2 F]``; equal numbers share the middle of their ranks."""
-        values = num.flatten(0, 1).T.contiguous()
-        below = torch.searchsorted(self.cuts, values)
-        upto = torch.searchsorted(self.cuts, values, right=True)
-        ranks = (below + upto).to(num.dtype) / CUTS - 1
-        return torch.cat([num, ranks.T.view_as(num)], dim=-1)
+    def forward(self, rows: Tensor) -> Tensor:
+        """``[..., D]`` to ``[..., 2 D]``; equal numbers share the middle of their ranks."""
+        values = rows.detach().flatten(0, -2).T.contiguous()
+        ranks = torch.searchsorted(self.cuts, values, right=True, out_int32=True)
+        return torch.cat([rows, (ranks / CUTS - 1).T.view_as(rows)], dim=-1)

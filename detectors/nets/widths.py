@@ -13,21 +13,31 @@ which learning rates are made."""
 
 
 class EqualWidths(nn.Module):
-    """Maps columns to 0 .. ``REACH`` by their range at fit, without clipping."""
+    """Maps columns to 0 .. ``REACH`` by their range at fit, without clipping.
+
+    Parameters
+    ----------
+    columns
+        How many.
+    ranks
+        Columns behind them that are ranks, -1 .. 1: they become 0 .. 2, and weigh less.
+    """
 
     low: Tensor
     span: Tensor
 
-    def __init__(self, columns: int) -> None:
+    def __init__(self, columns: int, ranks: int = 0) -> None:
         super().__init__()
-        self.register_buffer("low", torch.zeros(columns))
-        self.register_buffer("span", torch.ones(columns))
+        self.columns = columns
+        self.register_buffer("low", torch.cat([torch.zeros(columns), -torch.ones(ranks)]))
+        self.register_buffer("span", torch.cat([torch.ones(columns), torch.full((ranks,), REACH)]))
 
     def learn(self, rows: Tensor) -> None:
         """Set the ranges by rows ``[N, D]``; a constant column keeps its unit."""
+        rows, n = rows[:, : self.columns], self.columns
         low, high = rows.amin(dim=0), rows.amax(dim=0)
-        self.low.copy_(low)
-        self.span.copy_(torch.where(high - low < LEAST_SPAN, 1.0, high - low))
+        self.low[:n] = low
+        self.span[:n] = torch.where(high - low < LEAST_SPAN, 1.0, high - low)
 
     def forward(self, rows: Tensor) -> Tensor:
         """``[B, D]`` to the same."""

@@ -7,12 +7,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from agents.archiving import quarantine_table
-from agents.encode import logarithmic
 from agents.explain import Why, reasons
 from agents.partition import PartitionState, RouteState
 from agents.publish import Judged
 from agents.revise import Anomaly
 from agents.score import arrays
+from agents.window import logarithms
 from detectors.model import Model
 from schemas.messages import Incident
 
@@ -72,7 +72,7 @@ def _explain(
         records=judged.records,
         fields=state.stream.of_type("category"),
         templates=route.templates,
-        logs=logarithmic(state.stream),
+        logs=logarithms(state.stream),
         sensitive=[n for n, f in state.stream.fields.items() if f.sensitive],
     )
     return dict(zip(anomalies.tolist(), whys, strict=True))

@@ -12,14 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from agents.decide import Verdicts
-from agents.encode import logarithmic
 from agents.gather import gather
 from agents.partition import PartitionState, RouteState
 from agents.publish import Envelope, EventIds, Judged, emitted, scored_events
 from agents.records import Floats, Ints, Records
 from agents.retraining import drift_request, missing_request, update_request
 from agents.score import arrays
-from agents.window import Windows
+from agents.window import Windows, logarithms
 from connectors.base import Output, Partition
 from detectors.model import Model
 
@@ -181,7 +180,7 @@ class Judge:
         """Ask for a new model where windows have drifted from what it knows, or it is to learn."""
         state, model, windows = scored.state, scored.model, scored.windows
         scores = scored.scores if windows.revised is None else scored.scores[~windows.revised]
-        since, logs = state.first_time or 0, logarithmic(state.stream)
+        since, logs = state.first_time or 0, logarithms(state.stream)
         wishes = [
             drift_request(state.name, scored.label, model, finding, time, since, logs)
             for finding, time in scored.route.watcher(arrays(windows.firsts), scores)

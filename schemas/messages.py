@@ -54,9 +54,9 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
     share
         Part of the whole, 0 to 1.
     observed, expected
-        Value seen, and value that the detector predicts, where it predicts one: of a field with
-        ``log1p`` and of ``gap`` (seconds) as records have it, of other transforms and of aggregates
-        after the transform.
+        Value seen, and value that the detector predicts, where it predicts one: without the
+        logarithm of ``log1p``, of ``gap`` (seconds), and of the number of records in an aggregate;
+        after any other transform. The mean of logarithms is told as the size that has it.
     """
 
     field: str

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.encode import from_log, logarithmic, to_log
+from agents.encode import from_log, to_log
+from agents.window import logarithms
 from connectors.base import flatten
 from schemas import messages
 from schemas.messages import Contribution, RetrainRequest, ScoredEvent
@@ -34,8 +35,13 @@ def test_an_expectation_beyond_all_numbers_stays_finite() -> None:
 
 
 def test_what_is_a_logarithm_follows_from_the_stream() -> None:
-    assert logarithmic(config(**LOGS).streams["payments"]) == {"amount", "gap"}
-    assert logarithmic(config().streams["payments"]) == set()
+    assert logarithms(config(**LOGS).streams["payments"]) == {"amount", "gap"}
+    assert logarithms(config().streams["payments"]) == set()
+    tumbling = {"window": {"kind": "tumbling", "length": "10s"}}
+    assert logarithms(config(**tumbling).streams["payments"]) == {"records_log"}
+    found = logarithms(config(**LOGS, **tumbling).streams["payments"])
+    assert found > {"records_log", "amount_mean", "amount_min", "amount_max", "gap_max"}
+    assert "amount_std" not in found
 
 
 def contributions(index: int, **change: float) -> list[Contribution]:

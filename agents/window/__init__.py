@@ -15,13 +15,14 @@ In whatever order records within the lateness arrive, the last revisions are tho
 arrive in the order of their time.
 """
 
+from agents.encode import logarithmic
 from agents.window.aggregate import AggregateWindows
 from agents.window.base import Windower, Windows
 from agents.window.session import SessionWindows
 from agents.window.sliding import SingleRecords, SlidingWindows
 from schemas.config import Hopping, Session, Sliding, Stream, Tumbling
 
-__all__ = ["Windower", "Windows", "make_windower", "window_shape"]
+__all__ = ["Windower", "Windows", "logarithms", "make_windower", "window_shape"]
 
 
 def make_windower(stream: Stream, features: int, fields: int, *, final: bool = False) -> Windower:
@@ -51,3 +52,11 @@ def window_shape(
     if isinstance(window, Sliding) and stream.key == "none":
         return 1, numbers, categories
     return window.size, numbers, categories
+
+
+def logarithms(stream: Stream) -> set[str]:
+    """Names of the numeric features of a stream's windows that are logarithms."""
+    numbers = logarithmic(stream)
+    if isinstance(stream.window, Tumbling | Hopping):
+        return AggregateWindows.logarithms(numbers)
+    return numbers

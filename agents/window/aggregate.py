@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +63,12 @@ class AggregateWindows:
         """Name the aggregates of features."""
         statistics = [f"{name}_{what}" for name in numbers for what in STATISTICS]
         return ["records_log", *statistics, *(f"{name}_distinct" for name in categories)]
+
+    @staticmethod
+    def logarithms(numbers: Collection[str]) -> set[str]:
+        """Which aggregates are logarithms where these features are."""
+        told = [what for what in STATISTICS if what != "std"]  # a deviation of them is a ratio
+        return {"records_log", *(f"{name}_{what}" for name in numbers for what in told)}
 
     def add(self, records: Records, features: Features, groups: Groups) -> Added:
         """Add records to the windows that they fall into; return those that are complete."""

@@ -117,6 +117,10 @@ class OneClassNetwork(Detector):
     chunk = 1024  # states of a chunk stay in the processor's cache: three times as fast as 8192
     _reader: RecordInput | SequenceInput
 
+    def _at_once(self, steps: int) -> int:
+        # records have no states: what they need of the cache is little
+        return super()._at_once(steps) * (4 if steps == 1 else 1)
+
     # -- learning ---------------------------------------------------------------------------
 
     def _begin(self, data: WindowBatch, budget: Budget) -> Run:

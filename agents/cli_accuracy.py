@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from agents.bench.accuracy.cells import cell
+from agents.bench.accuracy.cells import Wish, cells
 from agents.bench.accuracy.csv_files import write_cells
 from agents.bench.accuracy.methods import methods_for
 from agents.bench.accuracy.report import condensed, headline, report
@@ -26,10 +26,13 @@ from agents.options import echo_json, json_option
     "--suite", "suites", multiple=True, type=click.Choice(SUITES), help="All, by default."
 )
 @click.option("--task", "sets", multiple=True, help="A data set of a suite, instead of all.")
-@click.option("--method", "names", multiple=True, help="A detector, or a peer such as pyod:ecod.")
+@click.option("--detector", "names", multiple=True, help="Of Eddy, or a peer such as pyod:ecod.")
 @click.option("--seeds", default=3, show_default=True, help="Repetitions.")
 @click.option("--rows", default=10_000, show_default=True, help="Rows to fit on, and to test.")
 @click.option("--seconds", default=20.0, show_default=True, help="Time to fit in.")
+@click.option(
+    "--jobs", default=1, show_default=True, type=click.IntRange(1), help="Measured at once."
+)
 @click.option(
     "--csv",
     "folder",
@@ -45,16 +48,18 @@ def accuracy(
     seeds: int,
     rows: int,
     seconds: float,
+    jobs: int,
     folder: Path | None,
     as_json: bool,
 ) -> None:
     """Measure how well detectors rank public labelled data, beside those of pyod.
 
-    Each result is kept in a file under .eddy/bench/accuracy and not measured again.
+    Each result is kept in a file under .eddy/bench/accuracy and not measured again. All suites take
+    about four hours of processor time for each seed.
 
     \b
     Example:
-      eddy bench accuracy --data DATA --suite records --method knn --method pyod:ecod
+      eddy bench accuracy --data DATA --suite records --detector knn --detector pyod:ecod
     """  # noqa: D301
     tasks = [task for task in TASKS if task.suite in (suites or SUITES)]
     tasks = [task for task in tasks if not sets or task.name in sets]
@@ -64,14 +69,17 @@ def accuracy(
         raise click.UsageError(msg)
     for task in tasks:
         task.find(data)
+    wishes = [
+        Wish(task, name, seed)
+        for task in tasks
+        for name in names or methods_for(task.suite)
+        for seed in range(seeds)
+    ]
     found = []
-    for task in tasks:
-        for name in names or methods_for(task.suite):
-            for seed in range(seeds):
-                one = cell(FOLDER / "accuracy", data, task, name, seed, rows, seconds)
-                what = one.failure or f"{headline(one):.3f}"
-                click.echo(f"{task.suite}/{task.name} {name} {seed}: {what}", err=True)
-                found.append(one)
+    for one in cells(FOLDER / "accuracy", data, wishes, rows, seconds, jobs):
+        what = one.failure or f"{headline(one):.3f}"
+        click.echo(f"{one.suite}/{one.task} {one.method} {one.seed}: {what}", err=True)
+        found.append(one)
     if folder is not None:
         write_cells(folder, found)
     if as_json:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from agents.bench.accuracy import edges, series
 from agents.bench.accuracy.case import Bools, Case, Floats, Rows
-from agents.bench.accuracy.cells import Cell, cell
+from agents.bench.accuracy.cells import Cell, Wish, cell, cells
 from agents.bench.accuracy.csv_files import read_cells, write_cells
 from agents.bench.accuracy.measures import best_threshold, event_f1
 from agents.bench.accuracy.methods import methods_for, run
@@ -103,6 +103,20 @@ def test_what_fails_says_so_and_is_tried_again(data: Path, tmp_path: Path) -> No
     assert "label" in cell(tmp_path, data, TASK, "devnet", 0, 1000, 10.0).failure
 
 
+def test_several_at_once_are_the_same_in_the_same_order(data: Path, tmp_path: Path) -> None:
+    wishes = [Wish(TASK, name, seed) for name in ("pca", "knn") for seed in (0, 1)]
+    found = [
+        [
+            (one.method, one.seed, one.average_precision, one.failure)
+            for one in cells(tmp_path / str(jobs), data, wishes, 1000, 10.0, jobs)
+        ]
+        for jobs in (1, 2)
+    ]
+    assert found[0] == found[1]
+    assert [(name, seed) for name, seed, _, _ in found[0]] == [wish[1:] for wish in wishes]
+    assert not any(failure for *_, failure in found[0])
+
+
 def endless(folder: Path, seed: int, rows: int) -> list[Callable[[], Case]]:
     while True:
         pass
@@ -114,7 +128,7 @@ def test_what_takes_too_long_is_given_up_and_says_so(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_a_table_with_the_best_first(data: Path, tmp_path: Path) -> None:
-    options = ["--data", str(data), "--suite", "weak", "--method", "knn"]
+    options = ["--data", str(data), "--suite", "weak", "--detector", "knn"]
     with CliRunner().isolated_filesystem(tmp_path):
         missing = CliRunner().invoke(accuracy, options)
         unknown = CliRunner().invoke(accuracy, [*options, "--task", "thyroid"])

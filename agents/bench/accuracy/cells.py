@@ -6,14 +6,18 @@ neither a time nor what a method reaches within its limit.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import resource
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
 from time import process_time, sleep
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -61,6 +65,27 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     peak_mib: float = 0.0
     stopped: str = ""
     failure: str = ""
+
+
+class Wish(NamedTuple):
+    """What is to be measured: a data set, a method, a seed."""
+
+    task: Task
+    method: str
+    seed: int
+
+
+def cells(
+    folder: Path, data: Path, wishes: Sequence[Wish], rows: int, seconds: float, jobs: int
+) -> Iterator[Cell]:
+    """Yield a :func:`cell` for each wish, in their order; up to ``jobs`` are measured at once."""
+    calls = [(folder, data, *wish, rows, seconds) for wish in wishes]
+    if jobs == 1:
+        yield from itertools.starmap(cell, calls)
+        return
+    # not threads: they would take the exit codes of each other's processes
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("forkserver")) as pool:
+        yield from pool.map(cell, *zip(*calls, strict=True))
 
 
 def cell(

@@ -150,6 +150,8 @@ def sentence(tops: list[Contribution]) -> str:
     if not told:
         return f"unusual {field}"
     top = told[0]
+    if top.observed in (UNSEEN, REDACTED):
+        return f"unusual {field} {top.observed}"
     if isinstance(top.observed, str):
         return f"unusual {field} {top.observed!r}"
     text = f"unusual {field} (observed {top.observed:.6g}"

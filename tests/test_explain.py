@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.encode import from_log, to_log
+from agents.explain import REDACTED, UNSEEN, sentence
 from agents.window import logarithms
 from connectors.base import flatten
 from schemas import messages
@@ -80,3 +81,29 @@ def test_a_drift_is_told_in_the_units_of_the_records() -> None:
     assert words[:3] == ["amount", "moved", "from"]
     assert float(words[3]) == pytest.approx(50, rel=0.05)
     assert float(words[5]) == pytest.approx(60, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected", "text"),
+    [
+        ("GET /admin", None, "unusual path 'GET /admin'"),
+        (UNSEEN, None, "unusual path (not seen at fit)"),
+        (REDACTED, None, "unusual path (redacted)"),
+        (1413.0, 111.409, "unusual path (observed 1413, expected 111.409)"),
+        (1413.0, None, "unusual path (observed 1413)"),
+        (None, None, "unusual path"),
+    ],
+)
+def test_the_main_contribution_in_words(
+    observed: float | str | None, expected: float | None, text: str
+) -> None:
+    other = Contribution(field="bytes", step=0, share=0.4, observed=3.0)
+    main = [
+        Contribution(field="path", step=step, share=0.3, observed=observed, expected=expected)
+        for step in (1, 2)
+    ]
+    assert sentence([other, *main]) == text
+
+
+def test_without_a_contribution_it_is_the_window() -> None:
+    assert sentence([]) == "an unusual window"

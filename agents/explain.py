@@ -80,12 +80,13 @@ def reasons(
             observed, cause = quotes(window, step, feature, name)
             expected = None
             if feature < len(layout.numbers) and explanation.expected is not None:
-                expected = round(float(explanation.expected[window, step, feature]), 6)
+                expected = float(explanation.expected[window, step, feature])
                 if isinstance(observed, float):
-                    cause += ">" if observed > expected else "<"
-            if name in logs:
-                observed = from_log(observed) if isinstance(observed, float) else observed
-                expected = None if expected is None else from_log(expected)
+                    # rounded, for that is how well scores repeat
+                    cause += ">" if round(observed, 6) > round(expected, 6) else "<"
+            told = from_log if name in logs else _rounded
+            observed = told(observed) if isinstance(observed, float) else observed
+            expected = None if expected is None else told(expected)
             if name in sensitive:
                 observed = expected = None
             why.top.append(
@@ -122,7 +123,7 @@ class _Quotes:
     ) -> tuple[float | str | None, str]:
         if feature < len(self._layout.numbers):
             value = float(self._windows.num[window, step, feature])
-            return (None if np.isnan(value) else round(value, 6)), name
+            return (None if np.isnan(value) else value), name
         if name == MISSING:
             return None, name
         code = int(self._windows.cat[window, step, feature - self._first])
@@ -134,6 +135,10 @@ class _Quotes:
             return None, cause
         column = self._records.categories[self._fields.index(name)]
         return column[int(self._windows.row[window])], cause
+
+
+def _rounded(value: float) -> float:
+    return round(value, 6)
 
 
 def sentence(tops: list[Contribution]) -> str:

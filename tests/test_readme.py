@@ -251,6 +251,12 @@ def test_an_example_uses_what_is_best_on_data_of_its_kind(example: str, suite: s
     assert [route.detector for route in stream.routes] == [max(mean, key=mean.__getitem__)]
 
 
+def test_all_that_is_measured_had_the_same_limits() -> None:
+    cells = read_cells(ROOT / "tests/accuracy")
+    assert {(one.rows, one.seconds) for one in cells} == {(10_000, 20.0)}
+    assert "One seed, 10,000 rows, 20 s of processor time a fit." in README
+
+
 def test_no_row_of_the_measured_data_sets_is_empty() -> None:
     for suite, cells in by_suite(read_cells(ROOT / "tests/accuracy")).items():
         measured = {(one.task, one.method) for one in cells if not one.failure}

@@ -82,7 +82,7 @@ def reasons(
             if feature < len(layout.numbers) and explanation.expected is not None:
                 expected = float(explanation.expected[window, step, feature])
                 if isinstance(observed, float):
-                    # rounded, for that is how well scores repeat
+                    # rounded: an expectation repeats no better when batches are cut otherwise
                     cause += ">" if round(observed, 6) > round(expected, 6) else "<"
             told = from_log if name in logs else _rounded
             observed = told(observed) if isinstance(observed, float) else observed

@@ -180,9 +180,9 @@ class Judge:
         """Ask for a new model where windows have drifted from what it knows, or it is to learn."""
         state, model, windows = scored.state, scored.model, scored.windows
         scores = scored.scores if windows.revised is None else scored.scores[~windows.revised]
-        since, logs = state.first_time or 0, logarithms(state.stream)
+        since, stream = state.first_time or 0, state.stream
         wishes = [
-            drift_request(state.name, scored.label, model, finding, time, since, logs)
+            drift_request(state.name, scored.label, model, finding, time, since, logarithms(stream))
             for finding, time in scored.route.watcher(arrays(windows.firsts), scores)
         ]
         ends, before = windows.firsts.end, scored.route.spoken

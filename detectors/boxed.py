@@ -65,7 +65,7 @@ class BoxedInput:
         rows = self.inner.flatten(data)
         steps = rows.view(len(data), -1, self.inner.columns)
         boxed = torch.sub(steps, self.centre).div_(self.half).flatten(1)
-        if data.steps == self.inner.steps and data.known_full:
+        if self.inner.full(data):
             return boxed, boxed.new_ones(1).expand_as(boxed)
         real = self.inner.real(data).float()
         return boxed.mul_(real), real

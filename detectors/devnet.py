@@ -108,4 +108,4 @@ class DevNet(FewLabels):
     def _build(self) -> nn.Sequential:
         columns = self._input.width
         layers = mlp([2 * columns, *self.config.hidden, 1])
-        return nn.Sequential(EqualWidths(columns, columns), *layers).to(self.device)
+        return nn.Sequential(EqualWidths(columns), *layers).to(self.device)

@@ -130,7 +130,7 @@ class FewLabels(Detector):
 
     def _rows(self, data: WindowBatch) -> Tensor:
         rows: Tensor = self._ranks(self._input.flatten(data))
-        if not self.ranked or (data.steps == self._input.steps and data.known_full):
+        if not self.ranked or self._input.full(data):
             return rows
         return rows * self._input.real(data).repeat(1, 2)  # what is padding has no rank
 

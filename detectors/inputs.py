@@ -129,6 +129,10 @@ class RecordInput:
         """Take rows ``[B, D]`` apart again, into the ``[B, T, E]`` of ``data``."""
         return rows.view(len(data), -1, self.columns)[:, : data.steps]
 
+    def full(self, data: WindowBatch) -> bool:
+        """Whether no entry of :meth:`flatten` is padding, as far as is known without asking."""
+        return data.steps == self.steps and data.known_full
+
     def real(self, data: WindowBatch) -> Tensor:
         """Return ``[B, D]``: which entries of :meth:`flatten` are no padding."""
         mask = torch.nn.functional.pad(data.mask, (0, self.steps - data.steps))

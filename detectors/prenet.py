@@ -29,7 +29,7 @@ class PairNet(nn.Module):
     def __init__(self, columns: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
         layers = mlp([2 * columns, *hidden])
-        self.encoder = nn.Sequential(EqualWidths(columns, columns), *layers, nn.ReLU())
+        self.encoder = nn.Sequential(EqualWidths(columns), *layers, nn.ReLU())
         self.first = nn.Linear(hidden[-1], 1)
         self.second = nn.Linear(hidden[-1], 1, bias=False)
 

@@ -13,32 +13,30 @@ which learning rates are made."""
 
 
 class EqualWidths(nn.Module):
-    """Maps columns to 0 .. ``REACH`` by their range at fit, without clipping.
+    """Maps columns to 0 .. ``REACH`` by their range at fit, without clipping, and ranks to 0 .. 2.
 
     Parameters
     ----------
     columns
-        How many.
-    ranks
-        Columns behind them that are ranks, -1 .. 1: they become 0 .. 2, and weigh less.
+        How many; their ranks, -1 .. 1, stand behind them.
     """
 
     low: Tensor
     span: Tensor
 
-    def __init__(self, columns: int, ranks: int = 0) -> None:
+    def __init__(self, columns: int) -> None:
         super().__init__()
-        self.columns = columns
-        self.register_buffer("low", torch.cat([torch.zeros(columns), -torch.ones(ranks)]))
-        self.register_buffer("span", torch.cat([torch.ones(columns), torch.full((ranks,), REACH)]))
+        unit = torch.ones(columns)
+        self.register_buffer("low", torch.cat([torch.zeros(columns), -unit]))
+        self.register_buffer("span", torch.cat([unit, REACH * unit]))
 
     def learn(self, rows: Tensor) -> None:
-        """Set the ranges by rows ``[N, D]``; a constant column keeps its unit."""
-        rows, n = rows[:, : self.columns], self.columns
-        low, high = rows.amin(dim=0), rows.amax(dim=0)
+        """Set the ranges by rows ``[N, 2 columns]``; a constant column keeps its unit."""
+        n = len(self.low) // 2
+        low, high = rows[:, :n].amin(dim=0), rows[:, :n].amax(dim=0)
         self.low[:n] = low
         self.span[:n] = torch.where(high - low < LEAST_SPAN, 1.0, high - low)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """``[B, D]`` to the same."""
+        """``[B, 2 columns]`` to the same."""
         return REACH * (rows - self.low) / self.span

@@ -199,7 +199,7 @@ class AdversarialDetector(Detector):
     # -- scoring ----------------------------------------------------------------------------
 
     def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        rows, real = self._input(data)
+        rows, real = self._input(data, consume=True)
         if explain == "none":
             return Scores(self._examine(rows, real, explain=False).score)
         found = self._examine(rows, real, explain=True)

@@ -39,6 +39,7 @@ class BoxedInput:
 
     def __init__(self, inner: RecordInput, centre: Tensor, half: Tensor) -> None:
         self.inner, self.centre, self.half = inner, centre, half
+        self._shift, self._factor = -centre / half, 1 / half
 
     @classmethod
     def fit(cls, data: WindowBatch) -> Self:
@@ -60,11 +61,16 @@ class BoxedInput:
         """``D``."""
         return self.inner.width
 
-    def __call__(self, data: WindowBatch) -> tuple[Tensor, Tensor]:
-        """Rows and real entries ``[B, D]``, the latter as 1 or 0; rows are 0 under the mask."""
+    def __call__(self, data: WindowBatch, *, consume: bool = False) -> tuple[Tensor, Tensor]:
+        """Rows and real entries ``[B, D]``, the latter as 1 or 0; rows are 0 under the mask.
+
+        With ``consume``, rows may take the place of the numbers of ``data``: on a CPU, fresh memory
+        costs more than the arithmetic.
+        """
         rows = self.inner.flatten(data)
         steps = rows.view(len(data), -1, self.inner.columns)
-        boxed = torch.sub(steps, self.centre).div_(self.half).flatten(1)
+        out = steps if consume else None
+        boxed = torch.addcmul(self._shift, steps, self._factor, out=out).flatten(1)
         if self.inner.full(data):
             return boxed, boxed.new_ones(1).expand_as(boxed)
         real = self.inner.real(data).float()

@@ -287,6 +287,16 @@ def test_a_box_holds_nearly_all_and_clips_nothing() -> None:
     assert bool((real == 1).all())
 
 
+@pytest.mark.parametrize("name", ["mixed", "series"])
+def test_only_who_says_so_loses_the_numbers_of_a_batch(name: str) -> None:
+    data = small(name)
+    before = data.num.clone()
+    boxed = BoxedInput.fit(data)
+    rows, _ = boxed(data)
+    torch.testing.assert_close(data.num, before, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(boxed(data, consume=True)[0], rows)
+
+
 @pytest.mark.parametrize("name", ["mixed", "sequence"])
 def test_rows_are_zero_under_the_mask_and_shorter_windows_are_padded(name: str) -> None:
     data = small(name)

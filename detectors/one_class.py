@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 from torch import Tensor, nn
 
@@ -29,13 +31,16 @@ NEW_REACH = 3.0
 """Length of the embedding of a new value, in typical lengths of the others."""
 
 
+_leaky = partial(nn.LeakyReLU, inplace=True)
+
+
 class _Stepwise(nn.Module):
     """A feed-forward network over each step by itself."""
 
     def __init__(self, columns: int, hidden: int) -> None:
         super().__init__()
-        layers = mlp([columns, 2 * hidden, hidden], bias=False, activation=nn.LeakyReLU)
-        self.layers = layers.append(nn.LeakyReLU())
+        layers = mlp([columns, 2 * hidden, hidden], bias=False, activation=_leaky)
+        self.layers = layers.append(_leaky())
 
     def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
         """``[B, T, columns]`` to ``[B, T, hidden]``."""
@@ -119,7 +124,7 @@ class OneClassNetwork(Detector):
 
     def _at_once(self, steps: int) -> int:
         # records have no states: what they need of the cache is little
-        return super()._at_once(steps) * (4 if steps == 1 else 1)
+        return super()._at_once(steps) * (8 if steps == 1 else 1)
 
     # -- learning ---------------------------------------------------------------------------
 
@@ -182,8 +187,8 @@ class OneClassNetwork(Detector):
 
     def _columns(self, data: WindowBatch) -> Tensor:
         """``[B, T, E]``, numbers and one-hot columns in 0 .. 1 where the fit was."""
-        scaled = (self._reader(data) - self._low) / self._span
-        return scaled * data.mask.unsqueeze(-1)
+        shifted = self._reader(data) - self._low
+        return shifted.div_(self._span).mul_(data.mask.unsqueeze(-1))
 
     def _codes(self, data: WindowBatch) -> Tensor:
         codes: Tensor = self._encoder(self._columns(data), data.mask)

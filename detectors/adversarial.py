@@ -84,7 +84,7 @@ class AdversarialDetector(Detector):
     def _examine(self, rows: Tensor, real: Tensor, *, explain: bool) -> Found:
         """Score rows ``[B, D]``, not clipped, whose entries are ``real`` where that is 1.
 
-        Without ``explain``, only the score is looked at.
+        Rows may be changed. Without ``explain``, only the score is looked at.
         """
 
     def _calibrate(self, rows: Tensor, odd: Tensor, real: Tensor) -> None:
@@ -186,7 +186,9 @@ class AdversarialDetector(Detector):
 
     def _measure(self, rows: Tensor, real: Tensor) -> Tensor:
         """Scores ``[B]``."""
-        parts = zip(torch.split(rows, self.chunk), torch.split(real, self.chunk), strict=True)
+        parts = zip(
+            torch.split(rows.clone(), self.chunk), torch.split(real, self.chunk), strict=True
+        )
         return torch.cat([self._examine(*part, explain=False).score for part in parts])
 
     def _turns(self, stage: Stage, data: WindowBatch, generator: torch.Generator) -> Iterator[Turn]:

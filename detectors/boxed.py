@@ -69,12 +69,15 @@ class BoxedInput:
         """
         rows = self.inner.flatten(data)
         steps = rows.view(len(data), -1, self.inner.columns)
-        out = steps if consume else None
-        boxed = torch.addcmul(self._shift, steps, self._factor, out=out).flatten(1)
+        boxed = self.place(steps, out=steps if consume else None).flatten(1)
         if self.inner.full(data):
             return boxed, boxed.new_ones(1).expand_as(boxed)
         real = self.inner.real(data).float()
         return boxed.mul_(real), real
+
+    def place(self, steps: Tensor, out: Tensor | None = None) -> Tensor:
+        """Shift and scale columns ``[..., E]`` into the box."""
+        return torch.addcmul(self._shift, steps, self._factor, out=out)
 
     def explained(
         self, data: WindowBatch, score: Tensor, share: Tensor, copies: Tensor | None = None

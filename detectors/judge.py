@@ -13,7 +13,6 @@ from detectors.batch import WindowBatch
 from detectors.detector import Budget
 from detectors.loops.attribution import nearest, path_gradient, spread_out
 from detectors.loops.stage import Run
-from detectors.scores import Explain, Scores
 
 REACH = 3.0
 """Distance from the middle of the box, in half boxes, beyond which the judge is not asked. Makers
@@ -29,7 +28,7 @@ class JudgeDetector(AdversarialDetector):
     with which it no longer tells them from synthetic ones around them are not kept.
     """
 
-    chunk = 8192  # one small network scores, and leaves more of the cache to windows
+    chunk = 8192  # to the one small network a pass costs more than what leaves the cache
 
     @abstractmethod
     def _logits(self, rows: Tensor) -> Tensor:
@@ -43,18 +42,12 @@ class JudgeDetector(AdversarialDetector):
         self._teach_judge(data, budget)
 
     def _examine(self, rows: Tensor, real: Tensor, *, explain: bool) -> Found:
-        seen = rows.clamp(-REACH, REACH)
+        seen = rows.clamp_(-REACH, REACH)
         score = self._surprise(seen)
         if not explain:
             return Found(score, rows)
         start = self._examples[nearest(seen, self._examples, real)] * real
         return Found(score, path_gradient(self._surprise, start, seen))
-
-    def _score(self, data: WindowBatch, explain: Explain) -> Scores:
-        if explain != "none":
-            return super()._score(data, explain)
-        rows, _ = self._input(data, consume=True)
-        return Scores(self._surprise(rows.clamp_(-REACH, REACH)))
 
     def _surprise(self, rows: Tensor) -> Tensor:
         return softplus(-self._logits(rows))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, normalize, softplus
+from torch.nn.functional import logsigmoid, normalize
 
 from detectors.adversarial import AdversarialTraining
 from detectors.batch import WindowBatch
@@ -240,8 +240,7 @@ class Ocan(JudgeDetector):
 
         def surprise(columns: Tensor) -> Tensor:
             states = self._reader.encoder(columns, mask)
-            rows = (states - self._input.centre) / self._input.half
-            return softplus(-self._logits(rows.clamp(-REACH, REACH)))
+            return self._surprise(self._input.place(states).clamp(-REACH, REACH))
 
         columns = self._reader.input(data) * data.mask.unsqueeze(-1)
         share = path_gradient(surprise, torch.zeros_like(columns), columns)

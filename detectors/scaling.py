@@ -64,7 +64,9 @@ class RobustScaler:
         scaled = torch.sub(num, self.center).div_(self.scale).float()
         scaled.clamp_(-self.limit, self.limit)
         # on a CPU a sum tells in a quarter of the time whether there is anything to replace
-        return scaled.nan_to_num_(0.0) if not scaled.is_cpu or scaled.sum().isnan() else scaled
+        if not scaled.is_cpu or scaled.sum().isnan():
+            scaled.nan_to_num_(0.0)
+        return scaled
 
     def inverse(self, scaled: Tensor) -> Tensor:
         """Return to the units of the input."""
